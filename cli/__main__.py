@@ -1,0 +1,42 @@
+"""The process boundary: every error becomes one message and an exit code; no traceback reaches a user."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+
+import typer
+
+_ROOMS = frozenset({"cli", "engine", "infra", "machine", "operations", "serving_image"})
+
+
+def main() -> int:
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    from cli.commands import app
+
+    try:
+        return app(standalone_mode=False, prog_name="maas") or 0
+    except typer.Exit as exit_:
+        return exit_.exit_code
+    except typer.TyperException as error:
+        print(f"error: {error.format_message()}; ./maas --help shows what there is", file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("\ninterrupted; nothing is half-written, the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:  # noqa: BLE001
+        if type(error).__module__.partition(".")[0] in _ROOMS:  # raised on purpose, with a message for the user
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            with tempfile.NamedTemporaryFile("w", prefix="maas-", suffix=".txt", delete=False) as report:
+                traceback.print_exc(file=report)
+            name = type(error).__name__
+            print(f"error: unexpected {name}: {error}\nThis is a defect; details: {report.name}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The two places where `local` can run: the machine's own Kubernetes, or a cluster that the user has."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from rich.console import Console
+
+from machine import kubernetes, lifecycle, packages
+from machine.images import ImageBuilder, Registry
+from machine.layout import NODE_NAME, Layout
+from machine.progress import Progress
+from operations.errors import OperationError
+from operations.stack_file import write_atomically
+
+
+def layout() -> Layout:
+    """Directories from the environment, else the system's for root and the user's own for anybody else."""
+    home = Path.home()
+    root = os.geteuid() == 0
+    state = Path("/var/lib/maas") if root else Path(os.environ.get("XDG_STATE_HOME", home / ".local/state"), "maas")
+    cache = Path("/var/cache/maas") if root else Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"), "maas")
+    return Layout(
+        state=Path(os.environ.get("MAAS_STATE_DIR", state)), cache=Path(os.environ.get("MAAS_CACHE_DIR", cache))
+    )
+
+
+class Platform(Protocol):
+    """Where a local stack runs, and the facts about it that the program is given."""
+
+    context: str
+    registry: Registry
+    model_store: str
+    endpoint_host: str
+
+    def environment(self) -> Mapping[str, str]:
+        """What a Kubernetes client needs in its environment."""
+
+    def up(self, progress: Progress, console: Console) -> None: ...
+
+    def is_up(self) -> bool: ...
+
+    def require_free_ports(self, ports: Iterable[int]) -> None: ...
+
+    def publish_ports(self, ports: Iterable[int]) -> None: ...
+
+
+class BuiltIn:
+    """The Kubernetes that machine/ starts."""
+
+    context = NODE_NAME
+    endpoint_host = "127.0.0.1"
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.registry = lifecycle.registry(layout)
+        self.model_store = layout.model_store.as_uri()
+
+    def environment(self) -> Mapping[str, str]:
+        return kubernetes.environment(self.layout)
+
+    def up(self, progress: Progress, console: Console) -> None:
+        lifecycle.check(self.layout)
+        if missing := packages.missing():
+            console.print("These distribution packages are needed and will be installed:")
+            for package in missing:
+                console.print(f"  {package.name}: {package.reason}", highlight=False)
+            if sys.stdin.isatty() and console.input("Install them? [Y/n] ").strip().lower() not in {"", "y", "yes"}:
+                raise OperationError("distribution packages: not installed; use a cluster that you have: --context NAME")
+            with progress.step("install distribution packages"):
+                packages.install(missing)
+        lifecycle.up(self.layout, progress)
+
+    def is_up(self) -> bool:
+        return lifecycle.is_up(self.layout)
+
+    def require_free_ports(self, ports: Iterable[int]) -> None:
+        lifecycle.require_free_ports(self.layout, ports)
+
+    def publish_ports(self, ports: Iterable[int]) -> None:
+        lifecycle.publish_ports(self.layout, ports)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Existing:
+    """A cluster by its kubeconfig context, with a registry and a model store that its nodes reach."""
+
+    context: str
+    registry_name: str
+    model_store: str
+    endpoint_host: str
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(name=self.registry_name, address=self.registry_name)
+
+    def environment(self) -> Mapping[str, str]:
+        return {}
+
+    def up(self, progress: Progress, console: Console) -> None:
+        """It is the user's: nothing is started."""
+
+    def is_up(self) -> bool:
+        return True
+
+    def require_free_ports(self, ports: Iterable[int]) -> None:
+        """They are its nodes', not this machine's."""
+
+    def publish_ports(self, ports: Iterable[int]) -> None:
+        """Its NodePorts are reached at `endpoint_host` as they are."""
+
+
+def remember(path: Path, platform: Existing) -> None:
+    write_atomically(path, msgspec.json.encode(asdict(platform)).decode())
+
+
+def recall(path: Path) -> Existing | None:
+    try:
+        return Existing(**msgspec.json.decode(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, TypeError) as error:
+        raise OperationError(f"{path}: {error}; remove it and give --context, --registry and --store again") from None
+
+
+def builder(layout: Layout, platform: Platform) -> ImageBuilder:
+    return ImageBuilder(layout, platform.registry)

@@ -1,0 +1,161 @@
+"""The offline engine: plans any target, and applies programs that are made of Kubernetes objects alone.
+
+Its state is the cluster, where every object carries the stack's label, plus one file with the last outputs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from engine.apply import PROVIDER, Session
+from engine.evaluate import Child, Program, evaluate
+from engine.objects import KIND_OF_TOKEN, KINDS, Ref, secret_paths
+from engine.plan import EngineError, Plan, Preview, Report, Resource, Result, count
+from engine.state import State
+
+
+class OfflineEngine:
+    name = "offline"
+
+    def __init__(
+        self,
+        *,
+        project_dir: Path,
+        project: str,
+        stack: str,
+        config_file: Path,
+        state_dir: Path,
+        environment: Mapping[str, str] | None = None,
+        stack_references: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.program = Program(
+            directory=project_dir.resolve(),
+            project=project,
+            stack=stack,
+            config_file=config_file.resolve(),
+            environment=environment or {},
+            stack_references=stack_references or {},
+        )
+        self.state = State(state_dir, engine=self.name, project=project, stack=stack)
+
+    def plan(self) -> Plan:
+        """What the program declares, for any target; no network, no credentials."""
+        with Child(self.program) as child:
+            return evaluate(child, dry_run=True)
+
+    def preview(self) -> Preview:
+        record = self.state.read()
+        with Child(self.program) as child, Session(self.program, record) as session:
+            plan = evaluate(child, dry_run=True, execute=session.preview)
+            refuse(plan)
+            session.preview_prune()
+        return Preview(
+            engine=self.name,
+            project=plan.project,
+            stack=plan.stack,
+            changes=tuple(sorted(session.changes, key=lambda change: change.urn)),
+            outputs=plan.outputs,
+            messages=plan.messages,
+        )
+
+    def up(self, report: Report) -> Result:
+        started = time.monotonic()
+        with ExitStack() as stack:
+            stack.enter_context(self.state.lock())
+            record = self.state.read()
+            # Both start now: the second has loaded the SDK when the first has shown what the program wants.
+            planning, applying = (stack.enter_context(Child(self.program)) for _ in range(2))
+            session = stack.enter_context(Session(self.program, record, report))
+            plan = evaluate(planning, dry_run=True)
+            refuse(plan)
+            session.connect(provider_of(plan))
+            declared = _memory(plan)
+            # Before the first object exists: whatever happens next, the other engine will know.
+            known = {**record.objects, **declared} if record else declared
+            outputs = record.outputs if record else {}
+            self.state.write(context=session.context, outputs=outputs, objects=known)
+            applied = evaluate(applying, dry_run=False, execute=session.apply)
+            session.prune()
+            self.state.write(context=session.context, outputs=applied.outputs, objects=declared)
+        return self._result(session, started, applied)
+
+    def destroy(self, report: Report) -> Result:
+        started = time.monotonic()
+        with self.state.lock():
+            record = self.state.read()
+            with Session(self.program, record, report) as session:
+                session.connect({"context": record.context} if record else provider_of(self.plan()))
+                session.prune()
+            self.state.forget()
+        return self._result(session, started)
+
+    def _result(self, session: Session, started: float, applied: Plan | None = None) -> Result:
+        return Result(
+            engine=self.name,
+            project=self.program.project,
+            stack=self.program.stack,
+            counts=count(change.operation for change in session.changes),
+            outputs=applied.outputs if applied else {},
+            seconds=time.monotonic() - started,
+            messages=applied.messages if applied else (),
+        )
+
+
+def refuse(plan: Plan) -> None:
+    """Raises with everything that the offline engine cannot apply; called before it has applied anything."""
+    problems = [f"{it.name} ({it.type}): {problem}" for it in plan.resources if (problem := _problem(it))]
+    if len([it for it in plan.resources if it.type == PROVIDER]) > 1:
+        problems.append("more than one Kubernetes provider: it works with one cluster")
+    if problems:
+        kinds = ", ".join(kind.name for kind in KINDS)
+        raise EngineError(
+            "the offline engine cannot apply this program; --engine pulumi can:"
+            + "".join(f"\n  {problem}" for problem in problems)
+            + f"\nit applies, of Kubernetes: {kinds}; of clouds: nothing"
+        )
+
+
+def _problem(resource: Resource) -> str:
+    kind = KIND_OF_TOKEN.get(resource.type)
+    if not resource.custom or resource.type == PROVIDER:
+        return ""
+    if kind is None:
+        return "not a kind that it applies"
+    if resource.read:
+        return "reads an object that the program does not manage"
+    metadata = resource.inputs.get("metadata") or {}
+    for key in ("name", "namespace") if kind.namespaced else ("name",):
+        if not metadata.get(key):
+            return f"no metadata.{key}, and it makes up none"
+    if resource.protect or resource.retain_on_delete:
+        return "protect and retain_on_delete are not kept"
+    return ""
+
+
+def provider_of(plan: Plan) -> Mapping[str, Any]:
+    for resource in plan.resources:
+        if resource.type == PROVIDER:
+            return resource.inputs
+    raise EngineError("the program has no Kubernetes provider, so there is no cluster to work with")
+
+
+def _memory(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Of each object what is needed when the program has forgotten it.
+
+    Its depth among the dependencies, because deletion goes from the deepest up, and the paths of its secrets.
+    """
+    by_urn = {resource.urn: resource for resource in plan.resources}
+
+    def depth(urn: str) -> int:
+        needed = by_urn[urn].dependencies if urn in by_urn else ()
+        return 1 + max((depth(dependency) for dependency in needed), default=0)
+
+    return {
+        str(Ref.of(kind, it.inputs)): {"depth": depth(it.urn), "secrets": sorted(secret_paths(it.inputs))}
+        for it in plan.resources
+        if (kind := KIND_OF_TOKEN.get(it.type))
+    }

@@ -1,0 +1,86 @@
+"""The child process that runs an unmodified Pulumi program, as Pulumi's own Python language host does.
+
+It imports the SDK at once, then reads one line of JSON from stdin (the arguments of `reset_options`) and runs the
+program, so that a parent can start it before its own server is up. Configuration comes in PULUMI_CONFIG. All that
+it says itself is the one error that a failing program ends with, over Engine.Log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import runpy
+import sys
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pulumi
+import pulumi.runtime
+from pulumi.runtime import settings
+
+
+def main() -> int:
+    line = sys.stdin.readline()
+    if not line:
+        return 1  # the parent ended before it had work for this process
+    options = json.loads(line)
+    directory = Path.cwd()
+    sys.path.insert(0, str(directory))
+    sys.argv = [str(directory)]
+    config, secret_keys = pulumi.runtime.get_config_env(), pulumi.runtime.get_config_secret_keys_env()
+    pulumi.runtime.set_all_config(config, secret_keys)
+    settings.reset_options(root_directory=str(directory), **options)
+    # What a failing program leaves unfinished is of no interest to its author.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    executor = ThreadPoolExecutor(max_workers=options["parallel"])
+    loop.set_default_executor(executor)
+
+    def program() -> None:
+        # Not the value: run_in_stack would take a module's globals for something to await.
+        runpy.run_path(str(directory), run_name="__main__")
+
+    try:
+        loop.run_until_complete(pulumi.runtime.run_in_stack(program))
+    except pulumi.RunError as error:
+        pulumi.log.error(str(error))
+        return 1
+    except Exception as error:  # noqa: BLE001: the process boundary
+        pulumi.log.error(describe(error, directory))
+        return 1
+    finally:
+        executor.shutdown(wait=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def describe(error: Exception, directory: Path) -> str:
+    """`file:line: Type: message`, the line being the last one of the user's own on the way to the error."""
+    place = ""
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{_relative(error.filename, directory)}:{error.lineno}: "
+        return f"{place}{type(error).__name__}: {error.msg}"
+    for frame in traceback.extract_tb(error.__traceback__):
+        if _is_users(Path(frame.filename), directory):
+            place = f"{_relative(frame.filename, directory)}:{frame.lineno}: "
+    return f"{place}{type(error).__name__}: {error}"
+
+
+def _is_users(file: Path, directory: Path) -> bool:
+    if not file.is_relative_to(directory):
+        return False
+    # A virtual environment often lies inside the project.
+    return not file.is_relative_to(sys.prefix) and "site-packages" not in file.parts
+
+
+def _relative(file: str, directory: Path) -> str:
+    return os.path.relpath(file, directory)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""How the services of a stack are: what runs, how much of it is ready, and why not when it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from infra import naming
+from infra.config import Settings
+
+Object = dict[str, Any]
+
+
+class Cluster(Protocol):
+    """The Kubernetes API by raw paths; the engine's client is one."""
+
+    def get(self, path: str, query: Mapping[str, Any] | None = None) -> Object | None: ...
+
+    def request(self, method: str, path: str, query: Mapping[str, Any] | None = None) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceStatus:
+    """One service. `serves` is `model@version`, or the image; `problems` are the pods' own words."""
+
+    name: str
+    serves: str
+    ready: int
+    desired: int
+    url: str
+    problems: tuple[str, ...]
+
+
+def services(
+    cluster: Cluster,
+    settings: Settings,
+    stack: str,
+    *,
+    urls: Mapping[str, str],
+    problem_of: Callable[[Object], str | None],
+) -> list[ServiceStatus]:
+    """Every service of the stack file. `problem_of` says what keeps a pod from being ready."""
+    namespace = naming.namespace(stack)
+    found = []
+    for name in settings.services:
+        deployment = cluster.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
+        pods = _pods(cluster, namespace, name)
+        if deployment is None:
+            problems: tuple[str, ...] = ("not deployed: ./maas up",)
+        else:
+            problems = tuple(filter(None, (_explain(cluster, pod, problem_of) for pod in pods)))
+        found.append(
+            ServiceStatus(
+                name=name,
+                serves=_serves(deployment),
+                ready=(deployment or {}).get("status", {}).get("readyReplicas", 0),
+                desired=(deployment or {}).get("spec", {}).get("replicas", 0),
+                url=urls.get(name, ""),
+                problems=problems,
+            )
+        )
+    return found
+
+
+def _serves(deployment: Object | None) -> str:
+    """What the running pods serve, from the cluster and not from the stack file, which may be ahead of it."""
+    if deployment is None:
+        return ""
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    environment = {item["name"]: item.get("value", "") for item in container.get("env", ())}
+    if "MODEL_NAME" in environment:
+        return f"{environment['MODEL_NAME']}@{environment['MODEL_VERSION']}"
+    repository, _, digest = container["image"].partition("@sha256:")
+    return f"{repository}@{digest[:12]}"
+
+
+def _pods(cluster: Cluster, namespace: str, service: str) -> list[Object]:
+    selector = {"labelSelector": f"app.kubernetes.io/instance={service}"}
+    listing = cluster.get(f"/api/v1/namespaces/{namespace}/pods", selector) or {}
+    return list(listing.get("items", ()))
+
+
+def _explain(cluster: Cluster, pod: Object, problem_of: Callable[[Object], str | None]) -> str | None:
+    if not (problem := problem_of(pod)):
+        return None
+    return f"{pod['metadata']['name']}: {problem}" + _last_words(cluster, pod)
+
+
+def _last_words(cluster: Cluster, pod: Object) -> str:
+    statuses = pod.get("status", {}).get("containerStatuses", ())
+    # Of a container that crashed, its last run's log says why; that of one that waits for its model, this run's.
+    for previous in ("true", "false"):
+        if previous == "true" and not any(status.get("restartCount") for status in statuses):
+            continue
+        text = logs(cluster, pod, lines=3, previous=previous)
+        if text:
+            return "\n" + text
+    return ""
+
+
+def logs(cluster: Cluster, pod: Object, *, lines: int, previous: str = "false") -> str:
+    """The end of a pod's log; empty when there is none."""
+    metadata = pod["metadata"]
+    path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/log"
+    try:
+        return cluster.request("GET", path, {"tailLines": lines, "previous": previous}).strip()
+    except RuntimeError:  # nothing was started yet, or its log is gone
+        return ""
+
+
+def service_logs(cluster: Cluster, stack: str, service: str, *, lines: int) -> list[tuple[str, str]]:
+    """(pod, end of its log) of every pod of the service."""
+    pods = _pods(cluster, naming.namespace(stack), service)
+    return [(pod["metadata"]["name"], logs(cluster, pod, lines=lines)) for pod in pods]
