@@ -28,13 +28,18 @@ def main() -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001
-        if type(error).__module__.partition(".")[0] in _ROOMS:  # raised on purpose, with a message for the user
+        if (
+            type(error).__module__.partition(".")[0] in _ROOMS
+        ):  # raised on purpose, with a message for the user
             print(f"error: {error}", file=sys.stderr)
         else:
             with tempfile.NamedTemporaryFile("w", prefix="maas-", suffix=".txt", delete=False) as report:
                 traceback.print_exc(file=report)
             name = type(error).__name__
-            print(f"error: unexpected {name}: {error}\nThis is a defect; details: {report.name}", file=sys.stderr)
+            print(
+                f"error: unexpected {name}: {error}\nThis is a defect; details: {report.name}",
+                file=sys.stderr,
+            )
         return 1
 
 

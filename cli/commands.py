@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,11 +27,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Stack = Annotated[str, typer.Argument(metavar="[STACK]", help="The stack: stacks/Pulumi.STACK.yaml.", show_default=True)]
+Stack = Annotated[
+    str, typer.Argument(metavar="[STACK]", help="The stack: stacks/Pulumi.STACK.yaml.", show_default=True)
+]
 StackOption = Annotated[str, typer.Option("--stack", help="The stack: stacks/Pulumi.STACK.yaml.")]
 EngineName = Annotated[
-    Optional[str],  # noqa: UP045 - typer evaluates the annotation
-    typer.Option("--engine", metavar="pulumi|offline", help="Force an engine; by default pulumi where it is on PATH."),
+    str | None,
+    typer.Option(
+        "--engine", metavar="pulumi|offline", help="Force an engine; by default pulumi where it is on PATH."
+    ),
 ]
 
 
@@ -46,13 +50,15 @@ def up(
     stack: Stack = "local",
     engine: EngineName = None,
     context: Annotated[
-        Optional[str], typer.Option(help="Use this context of your kubeconfig instead of a Kubernetes of our own.")  # noqa: UP045
+        str | None,
+        typer.Option(help="Use this context of your kubeconfig instead of a Kubernetes of our own."),
     ] = None,
     registry: Annotated[
-        Optional[str], typer.Option(help="With --context: image registry that this machine and its nodes reach.")  # noqa: UP045
+        str | None,
+        typer.Option(help="With --context: image registry that this machine and its nodes reach."),
     ] = None,
     store: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="With --context: model store URL; file:// means a directory on its nodes."),
     ] = None,
     endpoint_host: Annotated[
@@ -69,7 +75,9 @@ def up(
 @app.command()
 def down(
     stack: Stack = "local",
-    purge: Annotated[bool, typer.Option("--purge", help="Remove caches and published models as well.")] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Remove caches and published models as well.")
+    ] = False,
 ) -> None:
     """Remove what `up` made. Caches and published models stay."""
     from cli import local
@@ -98,26 +106,49 @@ def preview(
 def _print_preview(preview: Preview, console: Console) -> None:
     from engine.plan import Operation
 
-    signs = {Operation.CREATE: "[green]+", Operation.UPDATE: "[yellow]~", Operation.REPLACE: "[magenta]±", Operation.DELETE: "[red]-"}
+    signs = {
+        Operation.CREATE: "[green]+",
+        Operation.UPDATE: "[yellow]~",
+        Operation.REPLACE: "[magenta]±",
+        Operation.DELETE: "[red]-",
+    }
     for change in preview.changes:
         if change.operation is Operation.SAME:
             continue
-        console.print(f"{signs[change.operation]} {change.operation}[/] {change.type} [bold]{change.name}[/]", highlight=False)
+        console.print(
+            f"{signs[change.operation]} {change.operation}[/] {change.type} [bold]{change.name}[/]",
+            highlight=False,
+        )
         for property_ in change.changes:
             old, new = (json.dumps(value, default=str) for value in (property_.old, property_.new))
-            text = new if property_.old is None else f"{old} (removed)" if property_.new is None else f"{old} → {new}"
+            text = (
+                new
+                if property_.old is None
+                else f"{old} (removed)"
+                if property_.new is None
+                else f"{old} → {new}"
+            )
             console.print(f"    {property_.path}: {text}", highlight=False, markup=False)
-    counts = ", ".join(f"{number} to {operation}" for operation, number in preview.counts.items() if operation != "same")
+    counts = ", ".join(
+        f"{number} to {operation}" for operation, number in preview.counts.items() if operation != "same"
+    )
     console.print(f"{preview.stack}: {counts or 'no changes'} ({preview.engine} engine)", highlight=False)
 
 
 @app.command()
 def publish(
-    path: Annotated[Path, typer.Argument(help="A model file (.skops, .joblib, .onnx), or a pulled version directory.")],
-    name: Annotated[Optional[str], typer.Option(help="What the model is called.")] = None,  # noqa: UP045
-    version: Annotated[Optional[str], typer.Option(help="Its version; by default the next whole number.")] = None,  # noqa: UP045
+    path: Annotated[
+        Path, typer.Argument(help="A model file (.skops, .joblib, .onnx), or a pulled version directory.")
+    ],
+    name: Annotated[str | None, typer.Option(help="What the model is called.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Its version; by default the next whole number.")
+    ] = None,
     trust_pickle: Annotated[
-        bool, typer.Option("--trust-pickle", help="Let a pickle-based file (.joblib) run its code on this machine.")
+        bool,
+        typer.Option(
+            "--trust-pickle", help="Let a pickle-based file (.joblib) run its code on this machine."
+        ),
     ] = False,
     stack: StackOption = "local",
 ) -> None:
@@ -126,7 +157,9 @@ def publish(
     from operations import publish as publishing
 
     chosen = local.choose(stack)
-    published = publishing.publish(chosen.store(), path, name=name, version=version, trust_pickle=trust_pickle)
+    published = publishing.publish(
+        chosen.store(), path, name=name, version=version, trust_pickle=trust_pickle
+    )
     typer.echo(f"{published.reference} sha256:{published.sha256} in {chosen.platform.model_store}")
     for service in chosen.services_of(published.manifest.name):
         typer.echo(f"deploy it: ./maas deploy {published.reference} --service {service}")
@@ -142,14 +175,16 @@ def models(stack: StackOption = "local") -> None:
     table = Table("model", "format", "created", "by", "sha256", box=None, pad_edge=False)
     for version in local.choose(stack).store().versions():
         manifest = version.manifest
-        table.add_row(version.reference, manifest.format, manifest.created, manifest.created_by, version.sha256)
+        table.add_row(
+            version.reference, manifest.format, manifest.created, manifest.created_by, version.sha256
+        )
     console().print(table)
 
 
 @app.command()
 def pull(
     model: Annotated[str, typer.Argument(metavar="NAME@VERSION")],
-    to: Annotated[Optional[Path], typer.Option(help="Directory to make; by default ./NAME-VERSION.")] = None,  # noqa: UP045
+    to: Annotated[Path | None, typer.Option(help="Directory to make; by default ./NAME-VERSION.")] = None,
     stack: StackOption = "local",
 ) -> None:
     """Fetch a published version, every file verified."""
@@ -166,7 +201,7 @@ def pull(
 def deploy(
     model: Annotated[str, typer.Argument(metavar="NAME@VERSION")],
     service: Annotated[
-        Optional[str], typer.Option(help="The service to change, when more than one serves the model.")  # noqa: UP045
+        str | None, typer.Option(help="The service to change, when more than one serves the model.")
     ] = None,
     stack: StackOption = "local",
     engine: EngineName = None,
@@ -180,7 +215,9 @@ def deploy(
 @app.command()
 def predict(
     service: Annotated[str, typer.Argument(help="A service that serves a model.")],
-    data: Annotated[str, typer.Argument(help="JSON: an array for the model's input, or a whole infer request.")],
+    data: Annotated[
+        str, typer.Argument(help="JSON: an array for the model's input, or a whole infer request.")
+    ],
     stack: StackOption = "local",
 ) -> None:
     """Ask a service's endpoint for a prediction."""
@@ -229,7 +266,10 @@ def doctor() -> None:
             mendable = mendable and it.mended_by_up
     screen.print(f"[green]✓[/] Python: {sys.version.split()[0]}", highlight=False)
     pulumi = shutil.which("pulumi")
-    screen.print(f"[green]✓[/] engine: {f'pulumi, {pulumi}' if pulumi else 'offline (no pulumi on PATH)'}", highlight=False)
+    screen.print(
+        f"[green]✓[/] engine: {f'pulumi, {pulumi}' if pulumi else 'offline (no pulumi on PATH)'}",
+        highlight=False,
+    )
     if not mendable:
         raise typer.Exit(1)
 
@@ -242,8 +282,8 @@ def check() -> None:
     raise typer.Exit(checks.check(ROOT))
 
 
-@app.command()
-def test(
+@app.command("test")
+def run_tests(
     long: Annotated[bool, typer.Option("--long", help="With the tests that take many minutes.")] = False,
 ) -> None:
     """Every test, those against a real platform on this machine included."""

@@ -52,8 +52,16 @@ class _Step:
 
     def __rich__(self) -> RenderableType:
         row = Table.grid(padding=(0, 1))
-        last = f"(last time {duration(self._last_seconds)})" if self._last_seconds and self._last_seconds > 5 else ""
-        cells: list[RenderableType] = [self._spinner, Text(self.title), Text(duration(self.seconds), style="cyan")]
+        last = (
+            f"(last time {duration(self._last_seconds)})"
+            if self._last_seconds and self._last_seconds > 5
+            else ""
+        )
+        cells: list[RenderableType] = [
+            self._spinner,
+            Text(self.title),
+            Text(duration(self.seconds), style="cyan"),
+        ]
         if self._fraction is not None:
             cells += [ProgressBar(total=1, completed=self._fraction, width=20), Text(f"{self._fraction:.0%}")]
         cells += [Text(last, style="dim"), Text(self._detail, style="dim", overflow="ellipsis", no_wrap=True)]

@@ -90,7 +90,9 @@ def choose(
     remembered = layout.state / "stacks" / stack / "cluster.json"
     if context is None:
         if registry or store:
-            raise OperationError("--registry, --store: go with --context NAME; a Kubernetes of our own has its own")
+            raise OperationError(
+                "--registry, --store: go with --context NAME; a Kubernetes of our own has its own"
+            )
         platform: platforms.Platform = platforms.recall(remembered) or platforms.BuiltIn(layout)
     else:
         if registry is None or store is None:
@@ -222,9 +224,14 @@ def _verify(url: str, service: config.Service, version: Version | None) -> Excha
 
 
 def _print_result(result: Result, exchanges: Mapping[str, Exchange], console: Console) -> None:
-    counts = ", ".join(f"{number} {operation}" for operation, number in result.counts.items() if operation != "same")
+    counts = ", ".join(
+        f"{number} {operation}" for operation, number in result.counts.items() if operation != "same"
+    )
     done = f"changed: {counts}" if result.changed else "nothing to do: everything is as the stack file says"
-    console.print(f"\n[bold]{result.stack}[/]: {done} ({result.engine} engine, {duration(result.seconds)})", highlight=False)
+    console.print(
+        f"\n[bold]{result.stack}[/]: {done} ({result.engine} engine, {duration(result.seconds)})",
+        highlight=False,
+    )
     for name, exchange in exchanges.items():
         console.print(f"\n[bold]{name}[/] {result.outputs['services'][name]['url']}", highlight=False)
         console.print(f"  {exchange.curl}", highlight=False, markup=False)
@@ -237,7 +244,9 @@ def down(chosen: Chosen, *, purge: bool, console: Console) -> None:
     display = chosen.display(console)
     built_in = isinstance(chosen.platform, platforms.BuiltIn)
     with chosen.exclusive():
-        brought_up_by = recorded_engine(chosen.directory / "engine", project=config.PROJECT, stack=chosen.stack)
+        brought_up_by = recorded_engine(
+            chosen.directory / "engine", project=config.PROJECT, stack=chosen.stack
+        )
         # The offline engine's state is the cluster: where that goes, nothing has to be deleted one by one.
         if brought_up_by and chosen.platform.is_up() and not (built_in and brought_up_by == "offline"):
             with display.step("delete the stack's objects") as step:
@@ -258,14 +267,20 @@ def deploy(
     candidates = chosen.services_of(name)
     if service is None:
         if len(candidates) != 1:
-            serving = f"is served by {', '.join(candidates)}" if candidates else f"is served by no service of {chosen.file.path.name}"
+            serving = (
+                f"is served by {', '.join(candidates)}"
+                if candidates
+                else f"is served by no service of {chosen.file.path.name}"
+            )
             raise OperationError(f"model {name!r}: {serving}; say which one: --service NAME")
         service = candidates[0]
     if chosen.file.set_model(service, name=name, version=version, sha256=found.sha256):
         chosen.settings()  # the edited file must hold before it is written
         chosen.file.save()
         relative = chosen.file.path.relative_to(ROOT)
-        console.print(f"{relative}: {service} serves {reference}; to keep it: git commit {relative}", highlight=False)
+        console.print(
+            f"{relative}: {service} serves {reference}; to keep it: git commit {relative}", highlight=False
+        )
     up(chosen, engine_name=engine_name, console=console)
 
 
@@ -278,10 +293,14 @@ def predict(chosen: Chosen, service: str, data: str) -> Mapping[str, Any]:
     settings = chosen.settings()
     serving = {name: it.model for name, it in settings.services.items() if it.model}
     if (model := serving.get(service)) is None:
-        raise OperationError(f"service {service!r}: serves no model; these do: {', '.join(serving) or 'none'}")
+        raise OperationError(
+            f"service {service!r}: serves no model; these do: {', '.join(serving) or 'none'}"
+        )
     url = _urls(chosen, settings).get(service)
     if url is None:
-        raise OperationError(f"service {service!r}: has no nodePort in the stack file, so it has no endpoint outside the cluster")
+        raise OperationError(
+            f"service {service!r}: has no nodePort in the stack file, so it has no endpoint outside the cluster"
+        )
     return inference.predict(url, model.name, data)
 
 
@@ -309,14 +328,19 @@ def status(chosen: Chosen, *, console: Console) -> bool:
         for component in lifecycle.components(chosen.layout):
             if not component.running:
                 well = False
-                console.print(f"[red]✗[/] {component.name}: not running; ./maas up mends it; log: {component.log}", highlight=False)
+                console.print(
+                    f"[red]✗[/] {component.name}: not running; ./maas up mends it; log: {component.log}",
+                    highlight=False,
+                )
     for it in services_status.services(
         _cluster(chosen), settings, chosen.stack, urls=_urls(chosen, settings), problem_of=problem_of
     ):
         ready = it.ready == it.desired and it.ready > 0
         well = well and ready
         mark = "[green]✓[/]" if ready else "[red]✗[/]"
-        console.print(f"{mark} {it.name}  {it.serves}  {it.ready}/{it.desired} ready  {it.url}", highlight=False)
+        console.print(
+            f"{mark} {it.name}  {it.serves}  {it.ready}/{it.desired} ready  {it.url}", highlight=False
+        )
         for problem in it.problems:
             console.print(f"    {problem.replace(chr(10), chr(10) + '    ')}", highlight=False, markup=False)
     return well
@@ -327,5 +351,7 @@ def logs(chosen: Chosen, service: str, *, lines: int) -> list[tuple[str, str]]:
 
     settings = chosen.settings()
     if service not in settings.services:
-        raise OperationError(f"service {service!r}: not in {chosen.file.path.name}; there are: {', '.join(settings.services)}")
+        raise OperationError(
+            f"service {service!r}: not in {chosen.file.path.name}; there are: {', '.join(settings.services)}"
+        )
     return services_status.service_logs(_cluster(chosen), chosen.stack, service, lines=lines)

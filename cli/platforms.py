@@ -24,20 +24,36 @@ def layout() -> Layout:
     """Directories from the environment, else the system's for root and the user's own for anybody else."""
     home = Path.home()
     root = os.geteuid() == 0
-    state = Path("/var/lib/maas") if root else Path(os.environ.get("XDG_STATE_HOME", home / ".local/state"), "maas")
-    cache = Path("/var/cache/maas") if root else Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"), "maas")
+    state = (
+        Path("/var/lib/maas")
+        if root
+        else Path(os.environ.get("XDG_STATE_HOME", home / ".local/state"), "maas")
+    )
+    cache = (
+        Path("/var/cache/maas") if root else Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"), "maas")
+    )
     return Layout(
-        state=Path(os.environ.get("MAAS_STATE_DIR", state)), cache=Path(os.environ.get("MAAS_CACHE_DIR", cache))
+        state=Path(os.environ.get("MAAS_STATE_DIR", state)),
+        cache=Path(os.environ.get("MAAS_CACHE_DIR", cache)),
     )
 
 
 class Platform(Protocol):
     """Where a local stack runs, and the facts about it that the program is given."""
 
-    context: str
-    registry: Registry
-    model_store: str
-    endpoint_host: str
+    @property
+    def context(self) -> str: ...
+
+    @property
+    def registry(self) -> Registry: ...
+
+    @property
+    def model_store(self) -> str:
+        """Its URL."""
+
+    @property
+    def endpoint_host(self) -> str:
+        """Where NodePorts answer."""
 
     def environment(self) -> Mapping[str, str]:
         """What a Kubernetes client needs in its environment."""
@@ -71,8 +87,14 @@ class BuiltIn:
             console.print("These distribution packages are needed and will be installed:")
             for package in missing:
                 console.print(f"  {package.name}: {package.reason}", highlight=False)
-            if sys.stdin.isatty() and console.input("Install them? [Y/n] ").strip().lower() not in {"", "y", "yes"}:
-                raise OperationError("distribution packages: not installed; use a cluster that you have: --context NAME")
+            if sys.stdin.isatty() and console.input("Install them? [Y/n] ").strip().lower() not in {
+                "",
+                "y",
+                "yes",
+            }:
+                raise OperationError(
+                    "distribution packages: not installed; use a cluster that you have: --context NAME"
+                )
             with progress.step("install distribution packages"):
                 packages.install(missing)
         lifecycle.up(self.layout, progress)
@@ -126,7 +148,9 @@ def recall(path: Path) -> Existing | None:
     except FileNotFoundError:
         return None
     except (msgspec.DecodeError, TypeError) as error:
-        raise OperationError(f"{path}: {error}; remove it and give --context, --registry and --store again") from None
+        raise OperationError(
+            f"{path}: {error}; remove it and give --context, --registry and --store again"
+        ) from None
 
 
 def builder(layout: Layout, platform: Platform) -> ImageBuilder:

@@ -1,15 +1,16 @@
 """Runs the Pulumi program for real: the Pulumi CLI where there is one, else the offline engine.
 
-This room turns a program and a resolved stack file into a plan, a preview or running resources, and knows nothing
-of models, services or the machine. It is not for deciding what is provisioned (infra/), for what is done to a
-running platform (operations/), nor, in the offline engine, for clouds: those it plans and refuses to apply.
+This room turns a program and a resolved stack file into a plan, a preview or running resources, and knows
+nothing of models, services or the machine. It is not for deciding what is provisioned (infra/), not for what
+is done to a running platform (operations/), and its offline engine is not for applying clouds.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from engine.plan import (
     Engine,
@@ -58,23 +59,30 @@ def select_engine(
     config_file: Path,
     state_dir: Path,
     environment: Mapping[str, str] | None = None,
+    stack_references: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Engine:
-    """The named engine; for None the Pulumi CLI if it is on PATH, else the offline engine."""
-    if name is None:
-        name = "pulumi" if shutil.which("pulumi") else "offline"
-    engine: Callable[..., Engine]
-    match name:  # imported late: each costs what the other, and `--help`, must not pay
-        case "pulumi":
-            from engine.pulumi_cli import PulumiEngine as engine
-        case "offline":
-            from engine.offline import OfflineEngine as engine
-        case _:
-            raise EngineError(f"engine {name!r} does not exist: choose pulumi or offline")
-    return engine(
-        project_dir=project_dir,
+    """The named engine; for None the Pulumi CLI if it is on PATH, else the offline engine.
+
+    `config_file` is a resolved Pulumi.<stack>.yaml; `environment` is added to the process's own (KUBECONFIG).
+    """
+    # Late: each of these costs imports that the others, and `--help`, must not pay.
+    from engine.evaluate import Program
+
+    program = Program(
+        directory=project_dir.resolve(),
         project=project,
         stack=stack,
-        config_file=config_file,
-        state_dir=state_dir,
-        environment=environment,
+        config_file=config_file.resolve(),
+        environment=environment or {},
+        stack_references=stack_references or {},
     )
+    match name or ("pulumi" if shutil.which("pulumi") else "offline"):
+        case "pulumi":
+            from engine.pulumi_cli import PulumiEngine
+
+            return PulumiEngine(program, state_dir)
+        case "offline":
+            from engine.offline import OfflineEngine
+
+            return OfflineEngine(program, state_dir)
+    raise EngineError(f"engine {name!r} does not exist: choose pulumi or offline")

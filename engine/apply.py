@@ -1,7 +1,7 @@
 """One preview, update or deletion of one stack in one cluster, object by object.
 
-`Session.preview` and `Session.apply` are called by the monitor, from many threads, as the program registers resources;
-the SDK has by then waited for everything that the resource depends on.
+The monitor calls `Session.preview` or `Session.apply`, from many threads, when the program registers a
+resource. The SDK has by then waited for everything that the resource depends on.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from engine import objects, values
 from engine.evaluate import Outcome, Program, Registration
-from engine.objects import KIND_OF_TOKEN, KINDS, STACK_LABEL, Object, Ref, Refused, Unreachable
+from engine.objects import KIND_OF_TOKEN, KINDS, STACK_LABEL, Object, Ref, RefusedError, UnreachableError
 from engine.plan import (
     EngineError,
     Operation,
@@ -72,8 +72,8 @@ class Session:
         kubeconfig = self._program.environment.get("KUBECONFIG")
         if provider.get("kubeconfig") not in (None, kubeconfig):
             raise EngineError(
-                "the program hands its Kubernetes provider a kubeconfig: the offline engine takes the cluster from"
-                " $KUBECONFIG and the provider's `context`"
+                "the program hands its Kubernetes provider a kubeconfig: the offline engine takes the cluster"
+                " from $KUBECONFIG and the provider's `context`"
             )
         if not _LABEL_VALUE.fullmatch(self._label):
             raise EngineError(
@@ -85,6 +85,10 @@ class Session:
         for kind, items in zip(KINDS, listed, strict=True):
             self._live |= {Ref.of(kind, item): item for item in items}
         self._connected = cluster
+
+    def check(self, refs: Iterable[Ref]) -> None:
+        """Raises when one of these objects is there and somebody else's."""
+        list(self._pool.map(self._find, refs))
 
     @property
     def _cluster(self) -> Cluster:
@@ -100,7 +104,7 @@ class Session:
         if resource.type == PROVIDER:
             try:
                 self.connect(resource.inputs)
-            except Unreachable:
+            except UnreachableError:
                 if self._is_up:
                     raise  # otherwise there is nothing yet, and everything would be created
             return Outcome(id=_provider_id(resource))
@@ -121,7 +125,7 @@ class Session:
             changes = objects.changes(objects.flatten(before), objects.flatten(after), secrets)
         else:
             # What the server cannot be asked about: all that the program sets, against what is there of it.
-            declared, there = objects.flatten(resource.inputs), objects.flatten(live) if live else {}
+            declared, there = objects.flatten(resource.inputs), objects.flatten(live or {})
             operation = Operation.UPDATE if live else Operation.CREATE
             common = {path: there[path] for path in declared if path in there}
             changes = objects.changes(common, declared, secrets)
@@ -136,7 +140,7 @@ class Session:
     def _dry_run(self, registration: Registration, ref: Ref, live: Object | None) -> Object | None:
         try:
             return self._send(registration, ref, live, dry_run=True)
-        except Refused as error:
+        except RefusedError as error:
             if error.status == 404:  # its namespace does not exist yet
                 return None
             raise
@@ -230,7 +234,7 @@ class Session:
             if problem.container:
                 previous = str(problem.crashed).lower()
                 query = {"container": problem.container, "tailLines": 5, "previous": previous}
-                with suppress(Refused):  # a container that never ran has no log
+                with suppress(RefusedError):  # a container that never ran has no log
                     log = self._cluster.request("GET", f"{path}/pods/{problem.pod}/log", query)
                     lines += [f"  | {line[:300]}" for line in log.splitlines()]
             query = {"fieldSelector": f"involvedObject.name={problem.pod},type=Warning"}
@@ -303,13 +307,13 @@ class Session:
             objects.keep_ignored(body, live, registration.resource.ignore_changes)
         try:
             return self._cluster.apply(ref, body, dry_run=dry_run)
-        except Refused as error:
+        except RefusedError as error:
             message = f"{ref}: {error}"
             if "immutable" in message:
                 message += (
                     f"\n  it cannot be changed in place: delete {ref}, or run `maas down`, then `maas up`"
                 )
-            raise Refused(error.status, message) from None
+            raise RefusedError(error.status, message) from None
 
     def _pause(self, what: str) -> None:
         if self._stop.wait(_POLL_SECONDS):
@@ -319,15 +323,7 @@ class Session:
         self, resource: Resource, operation: Operation, changes: tuple[PropertyChange, ...] = ()
     ) -> None:
         with self._lock:
-            self.changes.append(
-                ResourceChange(
-                    urn=resource.urn,
-                    type=resource.type,
-                    name=resource.name,
-                    operation=operation,
-                    changes=changes,
-                )
-            )
+            self.changes.append(ResourceChange(**resource.identity, operation=operation, changes=changes))
 
     def _tell(
         self,
@@ -337,14 +333,9 @@ class Session:
         message: str = "",
         since: float | None = None,
     ) -> None:
+        seconds = time.monotonic() - since if since else 0.0
         event = ResourceEvent(
-            urn=resource.urn,
-            type=resource.type,
-            name=resource.name,
-            operation=operation,
-            status=status,
-            message=message,
-            seconds=time.monotonic() - since if since else 0.0,
+            **resource.identity, operation=operation, status=status, message=message, seconds=seconds
         )
         if self._report:
             with self._lock:

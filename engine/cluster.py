@@ -13,7 +13,7 @@ import kubernetes
 import urllib3
 from kubernetes.client.exceptions import ApiException
 
-from engine.objects import Kind, Object, Ref, Refused, Unreachable
+from engine.objects import Kind, Object, Ref, RefusedError, UnreachableError
 
 FIELD_MANAGER = "maas"
 _APPLY = "application/apply-patch+yaml"
@@ -29,7 +29,7 @@ class Cluster:
             )
         except kubernetes.config.ConfigException as error:
             where = kubeconfig or "the default kubeconfig"
-            raise Unreachable(f"no cluster for context {context!r} in {where}: {error}") from None
+            raise UnreachableError(f"no cluster for context {context!r} in {where}: {error}") from None
         configuration.retries = urllib3.Retry(0)
         configuration.connection_pool_maxsize = 64
         self._host = configuration.host
@@ -55,17 +55,17 @@ class Cluster:
             response = self._client.call_api(*serialized, _request_timeout=_SECONDS)
             text: str = response.read().decode(errors="replace")  # type: ignore[no-untyped-call]
         except ApiException as error:
-            raise Unreachable(f"the cluster at {self._host} does not answer: {error.reason}") from None
+            raise UnreachableError(f"the cluster at {self._host} does not answer: {error.reason}") from None
         except urllib3.exceptions.HTTPError as error:
-            raise Unreachable(f"the cluster at {self._host} does not answer: {error}") from None
+            raise UnreachableError(f"the cluster at {self._host} does not answer: {error}") from None
         if not 200 <= response.status < 300:
-            raise Refused(response.status, _message(text) or f"HTTP {response.status}")
+            raise RefusedError(response.status, _message(text) or f"HTTP {response.status}")
         return text
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> Object | None:
         try:
             found: Object = json.loads(self.request("GET", path, query))
-        except Refused as error:
+        except RefusedError as error:
             if error.status == 404:
                 return None
             raise
@@ -89,7 +89,7 @@ class Cluster:
         options = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
         try:
             self.request("DELETE", ref.path, body=options)
-        except Refused as error:
+        except RefusedError as error:
             if error.status not in (404, 409):
                 raise
 

@@ -1,8 +1,9 @@
-"""The engine's end of Pulumi's wire protocol, ResourceMonitor and Engine, for a program that needs no plugins.
+"""The engine's end of Pulumi's wire protocol: ResourceMonitor and Engine, for programs that need no plugins.
 
 Names, parents and inheritance follow the real engine (pkg/resource/deploy/source_eval.go). A call that is not
 served here is an error that names it: half an answer would be a wrong plan.
 """
+# ruff: noqa: ARG001, ARG002, N802 (names and signatures are the protocol's)
 
 from __future__ import annotations
 
@@ -19,39 +20,22 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf import empty_pb2
 from google.protobuf.message import Message as ProtobufMessage
-from pulumi.runtime.proto import (
-    alias_pb2,
-    engine_pb2,
-    engine_pb2_grpc,
-    resource_pb2,
-    resource_pb2_grpc,
-)
+from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc, resource_pb2, resource_pb2_grpc
 
 from engine import values
 from engine.evaluate import PARALLEL, Execute, Program, Registration
 from engine.plan import SECRET, EngineError, Message, Resource
 
 STACK_TYPE = "pulumi:pulumi:Stack"
-STACK_REFERENCE_TYPE = "pulumi:pulumi:StackReference"
-PROVIDER_TYPES = "pulumi:providers:"
-
-_OPTIONS = [("grpc.max_receive_message_length", 400 * 1024 * 1024)]  # the SDK's own limit
+_ONLY_CLI = "the offline engine does not support that; use --engine pulumi"
+_REFUSED_OPTIONS = {"remote", "transforms", "hooks", "state_migrations", "importId"}
 _SEVERITIES = {engine_pb2.INFO: "info", engine_pb2.WARNING: "warning", engine_pb2.ERROR: "error"}
-# Transforms and hooks are claimed although they are refused: without, the SDK tells people to update their CLI.
+# All but those that change the form of values. What is refused is claimed too: the SDK would otherwise tell
+# people to update a CLI that they do not have.
 _FEATURES = [
-    resource_pb2.RESOURCE_MONITOR_FEATURE_SECRETS,
-    resource_pb2.RESOURCE_MONITOR_FEATURE_RESOURCE_REFERENCES,
-    resource_pb2.RESOURCE_MONITOR_FEATURE_ALIAS_SPECS,
-    resource_pb2.RESOURCE_MONITOR_FEATURE_REPLACEMENT_TRIGGER,
-    resource_pb2.RESOURCE_MONITOR_FEATURE_DELETED_WITH,
-    resource_pb2.RESOURCE_MONITOR_FEATURE_REPLACE_WITH,
-    resource_pb2.RESOURCE_MONITOR_FEATURE_PARAMETERIZATION,
-    resource_pb2.RESOURCE_MONITOR_FEATURE_INVOKE_DEPENDS_ON,
-    resource_pb2.RESOURCE_MONITOR_FEATURE_TRANSFORMS,
-    resource_pb2.RESOURCE_MONITOR_FEATURE_INVOKE_TRANSFORMS,
-    resource_pb2.RESOURCE_MONITOR_FEATURE_RESOURCE_HOOKS,
-    resource_pb2.RESOURCE_MONITOR_FEATURE_ERROR_HOOKS,
-    resource_pb2.RESOURCE_MONITOR_FEATURE_STATE_MIGRATIONS,
+    number
+    for name, number in resource_pb2.ResourceMonitorFeature.items()
+    if not name.endswith(("OUTPUT_VALUES", "BYTE_STRING"))
 ]
 
 
@@ -62,7 +46,6 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
         self, *, program: Program, config: Mapping[str, str], dry_run: bool, execute: Execute
     ) -> None:
         self.resources: dict[str, Resource] = {}
-        self.stack_outputs: dict[str, Any] = {}
         self.messages: list[Message] = []
         self.failures: list[str] = []
         self._program = program
@@ -70,7 +53,7 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
         self._dry_run = dry_run
         self._execute = execute
         self._denied = set(json.loads(config.get("pulumi:disable-default-providers", "[]")))
-        self._providers: dict[str, dict[str, str]] = {}  # of components: what their children inherit
+        self._providers: dict[str, dict[str, str]] = {}  # by component: what its children inherit
         self._secrets: set[str] = set()
         self._lock = threading.Lock()
 
@@ -104,37 +87,38 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
         return resource_pb2.ResourceInvokeResponse(unknown=True)
 
     def ReadResource(self, request: Any, context: Any) -> resource_pb2.ReadResourceResponse:
-        resource = self._resource(request, context, custom=True)
         inputs = values.decode_struct(request.properties)
-        self._keep(replace(resource, inputs=values.mask(inputs), read=True), inputs, context)
+        resource = replace(
+            self._declared(request, context, custom=True), inputs=values.mask(inputs), read=True
+        )
+        self._keep(resource, inputs, context)
         outputs = self._program.stack_references.get(request.id)
-        if request.type != STACK_REFERENCE_TYPE or outputs is None:
-            return resource_pb2.ReadResourceResponse(
-                urn=resource.urn, id=request.id, properties=request.properties, unknown=True
-            )
-        properties = {"name": request.id, "outputs": dict(outputs), "secretOutputNames": []}
+        if request.type != "pulumi:pulumi:StackReference" or outputs is None:
+            properties, unknown = request.properties, True
+        else:
+            known = {"name": request.id, "outputs": dict(outputs), "secretOutputNames": []}
+            properties, unknown = values.encode_struct(known), False
         return resource_pb2.ReadResourceResponse(
-            urn=resource.urn, id=request.id, properties=values.encode_struct(properties)
+            urn=resource.urn, id=request.id, properties=properties, unknown=unknown
         )
 
     def RegisterResource(self, request: Any, context: Any) -> resource_pb2.RegisterResourceResponse:
         for option in _REFUSED_OPTIONS & _used(request):
             self._fail(context, f"{request.name} ({request.type}) uses the option {option}: {_ONLY_CLI}")
         inputs = values.decode_struct(request.object)
+        dependencies = {key: tuple(sorted(it.urns)) for key, it in request.propertyDependencies.items()}
         resource = replace(
-            self._resource(request, context, custom=request.custom),
+            self._declared(request, context, custom=request.custom),
             inputs=values.mask(inputs),
-            property_dependencies={
-                key: tuple(sorted(value.urns)) for key, value in sorted(request.propertyDependencies.items())
-            },
+            property_dependencies=dict(sorted(dependencies.items())),
             ignore_changes=tuple(request.ignoreChanges),
+            aliases=tuple(self._alias(alias, request) for alias in request.aliases),
         )
         self._keep(resource, inputs, context)
         if not request.custom:
+            own = {package: _provider_urn(reference) for package, reference in request.providers.items()}
             with self._lock:
-                inherited = self._providers.get(request.parent, {})
-                own = {package: _provider_urn(reference) for package, reference in request.providers.items()}
-                self._providers[resource.urn] = {**inherited, **own}
+                self._providers[resource.urn] = {**self._providers.get(request.parent, {}), **own}
             return resource_pb2.RegisterResourceResponse(urn=resource.urn)
         try:
             timeout = _timeout(request.customTimeouts)
@@ -150,10 +134,7 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
         outputs = values.decode_struct(request.outputs)
         self._learn_secrets(outputs)
         with self._lock:
-            resource = replace(self.resources[request.urn], outputs=values.mask(outputs))
-            self.resources[request.urn] = resource
-            if resource.type == STACK_TYPE:
-                self.stack_outputs = dict(resource.outputs)
+            self.resources[request.urn] = replace(self.resources[request.urn], outputs=values.mask(outputs))
         return empty_pb2.Empty()
 
     # Engine
@@ -161,28 +142,21 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
     def Log(self, request: Any, context: Any) -> empty_pb2.Empty:
         severity = _SEVERITIES.get(request.severity)
         if severity and not request.ephemeral:
-            text = self.scrub(request.message.strip())
+            message = Message(severity=severity, text=self.scrub(request.message.strip()), urn=request.urn)
             with self._lock:
-                self.messages.append(Message(severity=severity, text=text, urn=request.urn))
+                self.messages.append(message)
         return empty_pb2.Empty()
 
-    def _resource(self, request: Any, context: Any, *, custom: bool) -> Resource:
-        """What both kinds of request have in common, with the real engine's inheritance from the parent."""
+    def _declared(self, request: Any, context: Any, *, custom: bool) -> Resource:
+        """What both kinds of request have in common, with what the real engine takes from the parent."""
         with self._lock:
             parent = self.resources.get(request.parent)
-        protect, retain = _field(request, "protect"), _field(request, "retainOnDelete")
-        provider = _provider_urn(request.provider)
-        if parent:
-            protect = parent.protect if protect is None else protect
-            retain = parent.retain_on_delete if retain is None else retain
-        package = request.type.split(":")[0]
+            inherited = self._providers.get(request.parent, {})
+        protect, retain = _flag(request, "protect"), _flag(request, "retainOnDelete")
+        package, provider = request.type.split(":")[0], _provider_urn(request.provider)
         if custom and package != "pulumi":
-            with self._lock:
-                inherited = self._providers.get(request.parent, {}).get(package, "")
-            of_parent = (
-                parent.provider if parent and f"::{PROVIDER_TYPES}{package}::" in parent.provider else ""
-            )
-            provider = provider or of_parent or inherited
+            of_parent = parent.provider if parent and f":providers:{package}::" in parent.provider else ""
+            provider = provider or of_parent or inherited.get(package, "")
             if not provider and {"*", package} & self._denied:
                 denied = f"Default provider for '{package}' disabled."
                 self._fail(context, f"{denied} '{request.type}' must use an explicit provider.")
@@ -194,17 +168,15 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
             parent=request.parent,
             provider=provider,
             dependencies=tuple(sorted(request.dependencies)),
-            protect=bool(protect),
-            retain_on_delete=bool(retain),
-            aliases=tuple(self._alias(alias, request) for alias in getattr(request, "aliases", ())),
+            protect=bool(parent and parent.protect) if protect is None else protect,
+            retain_on_delete=bool(parent and parent.retain_on_delete) if retain is None else retain,
         )
 
     def _keep(self, resource: Resource, inputs: dict[str, Any], context: Any) -> None:
         self._learn_secrets(inputs)
         with self._lock:
-            duplicate = resource.urn in self.resources
-            self.resources.setdefault(resource.urn, resource)
-        if duplicate:
+            first = self.resources.setdefault(resource.urn, resource)
+        if first is not resource:
             self._fail(context, f"Duplicate resource URN '{resource.urn}'; try giving it a unique name")
 
     def _learn_secrets(self, tree: Any) -> None:
@@ -219,9 +191,9 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
         stack, project = stack or self._program.stack, project or self._program.project
         return f"urn:pulumi:{stack}::{project}::{qualified}::{name}"
 
-    def _alias(self, alias: alias_pb2.Alias, request: Any) -> str:
+    def _alias(self, alias: Any, request: Any) -> str:
         if alias.WhichOneof("alias") == "urn":
-            return alias.urn
+            return str(alias.urn)
         spec = alias.spec
         parent = "" if spec.noParent else spec.parentUrn or request.parent
         type_, name = spec.type or request.type, spec.name or request.name
@@ -233,15 +205,11 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
             if message not in self.failures:
                 self.failures.append(message)
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
-        raise AssertionError("abort returned")
-
-
-_REFUSED_OPTIONS = {"remote", "transforms", "hooks", "state_migrations", "importId"}
-_ONLY_CLI = "the offline engine does not support that; use --engine pulumi"
+        raise AssertionError("abort raises")
 
 
 def _refused(method: str) -> Any:
-    def refuse(self: Monitor, request: Any, context: Any) -> NoReturn:  # noqa: ARG001
+    def refuse(self: Monitor, request: Any, context: Any) -> NoReturn:
         self._fail(context, f"the program calls {method}: {_ONLY_CLI}")
 
     return refuse
@@ -256,7 +224,8 @@ for _servicer in Monitor.__bases__:
 @contextmanager
 def serve(monitor: Monitor) -> Iterator[str]:
     """The monitor's address, on loopback and a port of the system's choice, while the context lasts."""
-    server = grpc.server(ThreadPoolExecutor(max_workers=PARALLEL), options=_OPTIONS)
+    limit = ("grpc.max_receive_message_length", 400 * 1024 * 1024)  # the SDK's own
+    server = grpc.server(ThreadPoolExecutor(max_workers=PARALLEL), options=[limit])
     resource_pb2_grpc.add_ResourceMonitorServicer_to_server(monitor, server)
     engine_pb2_grpc.add_EngineServicer_to_server(monitor, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -267,20 +236,16 @@ def serve(monitor: Monitor) -> Iterator[str]:
         server.stop(grace=None)
 
 
-def _field(request: Any, name: str) -> bool | None:
-    """An optional bool of a request; None when it is absent or not a field of this kind of request."""
-    if name not in request.DESCRIPTOR.fields_by_name or not request.HasField(name):
-        return None
-    return bool(getattr(request, name))
+def _flag(request: Any, name: str) -> bool | None:
+    """An optional bool of a request; None when it is absent, or no field of this kind of request."""
+    known = name in request.DESCRIPTOR.fields_by_name and request.HasField(name)
+    return bool(getattr(request, name)) if known else None
 
 
 def _used(request: Any) -> set[str]:
     """Names of the fields that say something; the SDK always sends some messages, empty."""
-    return {
-        field.name
-        for field, value in request.ListFields()
-        if not isinstance(value, ProtobufMessage) or value.ListFields()
-    }
+    fields = request.ListFields()
+    return {it.name for it, value in fields if not isinstance(value, ProtobufMessage) or value.ListFields()}
 
 
 def _provider_urn(reference: str) -> str:
@@ -289,12 +254,6 @@ def _provider_urn(reference: str) -> str:
 
 def _timeout(timeouts: Any) -> float | None:
     """The longer of create and update (Go durations such as 1m30s), in seconds."""
-    seconds = [_duration(text) for text in (timeouts.create, timeouts.update) if text]
-    return max(seconds, default=None)
-
-
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-
-
-def _duration(text: str) -> float:
-    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)(ms|h|m|s)", text))
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    found = [re.findall(r"([\d.]+)(ms|h|m|s)", text) for text in (timeouts.create, timeouts.update) if text]
+    return max((sum(float(number) * units[unit] for number, unit in it) for it in found), default=None)

@@ -19,11 +19,11 @@ STACK_LABEL = "maas.dev/stack"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "maas"}
 
 
-class Unreachable(EngineError):
+class UnreachableError(EngineError):
     """No cluster answers, or there is no such context."""
 
 
-class Refused(EngineError):
+class RefusedError(EngineError):
     """The API server said no. `status` is the HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -115,7 +115,7 @@ def keep_ignored(body: Object, live: Object, paths: Iterable[str]) -> None:
 # Differences
 
 _SERVER_METADATA = {"managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink"}
-# What identifies an element of a list, as Kubernetes' own merge keys; the first that all elements have counts.
+# What identifies an element of a list, as Kubernetes' own merge keys; the first that all have counts.
 _MERGE_KEYS: Mapping[str, tuple[str, ...]] = {
     "ports": ("containerPort", "port"),
     "volumeMounts": ("mountPath",),
@@ -148,7 +148,7 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
         names = _element_names(re.split(r"[.\[]", path)[-1], tree)
         for name, value in zip(names, tree, strict=True):
             flat |= flatten(value, f"{path}[{name}]")
-    else:
+    elif path:
         flat[path] = tree
     return flat
 
@@ -171,21 +171,15 @@ def changes(
     before: Mapping[str, Any], after: Mapping[str, Any], secrets: Iterable[str] = ()
 ) -> tuple[PropertyChange, ...]:
     """Property by property, between two flattened objects."""
-    found = []
-    for path in sorted(before.keys() | after.keys()):
-        was, now = before.get(path), after.get(path)
-        if was != now or (path in before) != (path in after):
-            hidden = any(
-                path == secret or path.startswith((f"{secret}.", f"{secret}[")) for secret in secrets
-            )
-            found.append(
-                PropertyChange(
-                    path=path,
-                    old=SECRET if hidden and path in before else was,
-                    new=SECRET if hidden and path in after else now,
-                )
-            )
-    return tuple(found)
+    different = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
+    return tuple(change(path, before.get(path), after.get(path), secrets) for path in sorted(different))
+
+
+def change(path: str, old: Any, new: Any, secrets: Iterable[str]) -> PropertyChange:
+    """One property, with what must not be shown hidden."""
+    if any(path == secret or path.startswith((f"{secret}.", f"{secret}[")) for secret in secrets):
+        old, new = (None if value is None else SECRET for value in (old, new))
+    return PropertyChange(path=path, old=old, new=new)
 
 
 # Readiness

@@ -21,26 +21,9 @@ from engine.state import State
 class OfflineEngine:
     name = "offline"
 
-    def __init__(
-        self,
-        *,
-        project_dir: Path,
-        project: str,
-        stack: str,
-        config_file: Path,
-        state_dir: Path,
-        environment: Mapping[str, str] | None = None,
-        stack_references: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> None:
-        self.program = Program(
-            directory=project_dir.resolve(),
-            project=project,
-            stack=stack,
-            config_file=config_file.resolve(),
-            environment=environment or {},
-            stack_references=stack_references or {},
-        )
-        self.state = State(state_dir, engine=self.name, project=project, stack=stack)
+    def __init__(self, program: Program, state_dir: Path) -> None:
+        self.program = program
+        self.state = State(state_dir, engine=self.name, project=program.project, stack=program.stack)
 
     def plan(self) -> Plan:
         """What the program declares, for any target; no network, no credentials."""
@@ -73,6 +56,7 @@ class OfflineEngine:
             plan = evaluate(planning, dry_run=True)
             refuse(plan)
             session.connect(provider_of(plan))
+            session.check(_refs(plan).values())
             declared = _memory(plan)
             # Before the first object exists: whatever happens next, the other engine will know.
             known = {**record.objects, **declared} if record else declared
@@ -155,7 +139,11 @@ def _memory(plan: Plan) -> dict[str, dict[str, Any]]:
         return 1 + max((depth(dependency) for dependency in needed), default=0)
 
     return {
-        str(Ref.of(kind, it.inputs)): {"depth": depth(it.urn), "secrets": sorted(secret_paths(it.inputs))}
-        for it in plan.resources
-        if (kind := KIND_OF_TOKEN.get(it.type))
+        str(ref): {"depth": depth(urn), "secrets": sorted(secret_paths(by_urn[urn].inputs))}
+        for urn, ref in _refs(plan).items()
     }
+
+
+def _refs(plan: Plan) -> dict[str, Ref]:
+    kinds = ((it, KIND_OF_TOKEN.get(it.type)) for it in plan.resources)
+    return {it.urn: Ref.of(kind, it.inputs) for it, kind in kinds if kind}

@@ -1,6 +1,6 @@
 """What an engine says: the declared resource graph, changes, events and results.
 
-Plain frozen data that turns into JSON. A Pulumi secret is masked before it gets here and never kept in any other form.
+Plain frozen data that turns into JSON. A Pulumi secret is masked before it gets here.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 SCHEMA_VERSION = 1
-SECRET = "[secret]"
+SECRET = "[secret]"  # noqa: S105
 UNKNOWN = "[unknown]"
 
 
@@ -43,6 +43,14 @@ class Message:
     urn: str = ""
 
 
+class Identity(TypedDict):
+    """What a resource, its changes and its events have in common."""
+
+    urn: str
+    type: str
+    name: str
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resource:
     """One resource as the program registered it: secrets read [secret], unknowns [unknown]."""
@@ -64,6 +72,10 @@ class Resource:
     ignore_changes: tuple[str, ...] = ()
     read: bool = False
     """Looked up, not managed (`Resource.get`, StackReference)."""
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(urn=self.urn, type=self.type, name=self.name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +109,7 @@ class ResourceChange:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preview:
-    """What `up` would do. Only managed resources: components, providers and the stack itself are bookkeeping."""
+    """What `up` would do to managed resources; components, providers and the stack itself are bookkeeping."""
 
     engine: str
     project: str

@@ -1,6 +1,6 @@
 """The engine of record: the real Pulumi CLI, through its Automation API.
 
-Own backend only where the user has none: a file backend in the state directory, with a passphrase made for it.
+With a backend of its own only where the user has none: files in the state directory, under a passphrase.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,12 @@ import pulumi.automation as auto
 from pulumi.automation.errors import create_command_error
 
 from engine import objects
+from engine.evaluate import Program
 from engine.plan import (
     SECRET,
     UNKNOWN,
     EngineError,
+    Identity,
     Message,
     Operation,
     Preview,
@@ -41,8 +42,9 @@ from engine.plan import (
     count,
 )
 from engine.state import State
-from engine.values import UNKNOWN_ON_THE_WIRE
+from engine.values import SIGNATURE, UNKNOWN_ON_THE_WIRE
 
+# The two halves of a replacement are left to the `replace` that goes with them.
 _OPERATIONS = {
     "same": Operation.SAME,
     "create": Operation.CREATE,
@@ -51,37 +53,23 @@ _OPERATIONS = {
     "replace": Operation.REPLACE,
     "delete": Operation.DELETE,
 }
-"""Of the real engine's steps; the two halves of a replacement are left to the `replace` that goes with them."""
 
 
 class PulumiEngine:
     name = "pulumi"
 
-    def __init__(
-        self,
-        *,
-        project_dir: Path,
-        project: str,
-        stack: str,
-        config_file: Path,
-        state_dir: Path,
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        self.project_dir = project_dir.resolve()
-        self.project = project
-        self.stack = stack
-        self.config_file = config_file.resolve()
-        self.state_dir = state_dir.resolve()
-        self.environment = dict(environment or {})
-        self.state = State(state_dir, engine=self.name, project=project, stack=stack)
+    def __init__(self, program: Program, state_dir: Path) -> None:
+        self.program = program
+        self.state = State(state_dir, engine=self.name, project=program.project, stack=program.stack)
+        self._directory = state_dir.resolve()
 
     def preview(self) -> Preview:
         self.state.read()
         run = self._run(lambda stack, options: stack.preview(**options))
         return Preview(
             engine=self.name,
-            project=self.project,
-            stack=self.stack,
+            project=self.program.project,
+            stack=self.program.stack,
             changes=tuple(sorted(run.changes.values(), key=lambda change: change.urn)),
             outputs=run.outputs,
             messages=tuple(run.messages),
@@ -90,6 +78,7 @@ class PulumiEngine:
     def up(self, report: Report) -> Result:
         with self.state.lock():
             record = self.state.read()
+            # Before the first resource exists: whatever happens next, the other engine will know.
             self.state.write(outputs=record.outputs if record else {})
             run = self._run(lambda stack, options: stack.up(show_secrets=False, **options), report)
             self.state.write(outputs=run.outputs)
@@ -98,7 +87,6 @@ class PulumiEngine:
     def destroy(self, report: Report) -> Result:
         with self.state.lock():
             self.state.read()
-            # Without running the program: what goes is what the state knows.
             run = self._run(lambda stack, options: stack.destroy(show_secrets=False, **options), report)
             self.state.forget()
         return self._result(run)
@@ -106,8 +94,8 @@ class PulumiEngine:
     def _result(self, run: _Run) -> Result:
         return Result(
             engine=self.name,
-            project=self.project,
-            stack=self.stack,
+            project=self.program.project,
+            stack=self.program.stack,
             counts=count(change.operation for change in run.changes.values()),
             outputs=run.outputs,
             seconds=time.monotonic() - run.started,
@@ -118,102 +106,77 @@ class PulumiEngine:
         self, action: Callable[[auto.Stack, dict[str, Any]], object], report: Report | None = None
     ) -> _Run:
         run = _Run(report)
-        with self._explained(run):
-            action(
-                self._open(),
-                {
-                    "config_file": str(self.config_file),
-                    "on_event": run.on_event,
-                    "color": "never",
-                    "suppress_progress": True,
-                },
-            )
+        options = {"config_file": str(self.program.config_file), "on_event": run.on_event}
+        try:
+            action(self._open(), {**options, "color": "never", "suppress_progress": True})
+        except auto.ConcurrentUpdateError as error:
+            raise EngineError(f"stack {self.program.stack} is being changed:\n{_last_lines(error)}") from None
+        except auto.CommandError as error:
+            said = [it.text for it in run.messages if it.severity == "error"]
+            text = "\n".join(dict.fromkeys(concise(it, self.program.directory) for it in said))
+            raise EngineError(text or _last_lines(error)) from None
+        except (auto.InvalidVersionError, FileNotFoundError) as error:
+            raise EngineError(f"no usable Pulumi CLI on PATH, or use --engine offline: {error}") from None
         return run
 
     def _open(self) -> auto.Stack:
+        program, command, own = self.program, _Cli(), self._own_backend()
         environment = {
-            # The program runs in this interpreter's environment, not in whichever python3 is first.
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            # The program runs in this interpreter's environment, not in whichever python3 comes first.
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             # Stack files are resolved copies: the salt that `stack init` makes is not in them.
             "PULUMI_FALLBACK_TO_STATE_SECRETS_MANAGER": "true",
-            **self.environment,
+            **program.environment,
+            **own,
         }
-        own = self._own_backend()
-        environment |= own
-        command = _Cli()
         workspace = auto.LocalWorkspace(
-            work_dir=str(self.project_dir), env_vars=environment, pulumi_command=command
+            work_dir=str(program.directory), env_vars=environment, pulumi_command=command
         )
         try:
-            stack = auto.Stack.select(self.stack, workspace)
+            stack = auto.Stack.select(program.stack, workspace)
         except auto.StackNotFoundError:
-            self._create(environment, command)
-            stack = auto.Stack.select(self.stack, workspace)
+            # Made elsewhere: `stack init` writes its salt into the stack file that belongs to the project.
+            with tempfile.TemporaryDirectory() as directory:
+                settings = auto.ProjectSettings(name=program.project, runtime="python")
+                empty = auto.LocalWorkspace(
+                    work_dir=directory,
+                    env_vars=environment,
+                    project_settings=settings,
+                    pulumi_command=command,
+                )
+                auto.Stack.create(program.stack, empty)
+            stack = auto.Stack.select(program.stack, workspace)
         if own:
-            self._free_dead_lock(stack)
+            self._free_dead_locks(stack)
         return stack
-
-    def _create(self, environment: dict[str, str], command: auto.PulumiCommand) -> None:
-        # Elsewhere, because `stack init` writes its salt into the stack file beside the project file.
-        with tempfile.TemporaryDirectory() as directory:
-            settings = auto.ProjectSettings(name=self.project, runtime="python")
-            workspace = auto.LocalWorkspace(
-                work_dir=directory, env_vars=environment, project_settings=settings, pulumi_command=command
-            )
-            auto.Stack.create(self.stack, workspace)
 
     def _own_backend(self) -> dict[str, str]:
         """Environment of the file backend; empty when the user is logged in to one."""
-        environment = {**os.environ, **self.environment}
+        environment = {**os.environ, **self.program.environment}
         if environment.get("PULUMI_BACKEND_URL") or environment.get("PULUMI_ACCESS_TOKEN"):
             return {}
-        home = Path(environment.get("PULUMI_HOME") or Path.home() / ".pulumi")
-        try:
-            if json.loads((home / "credentials.json").read_text()).get("current"):
-                return {}
-        except (OSError, ValueError):
-            pass  # never logged in
-        backend = self.state_dir / "pulumi"
+        credentials = Path(environment.get("PULUMI_HOME") or Path.home() / ".pulumi") / "credentials.json"
+        if credentials.exists() and json.loads(credentials.read_text()).get("current"):
+            return {}
+        backend, passphrase = self._directory / "pulumi", self._directory / "passphrase"
         backend.mkdir(parents=True, exist_ok=True, mode=0o700)
-        passphrase = self.state_dir / "passphrase"
         if not passphrase.exists():
-            descriptor = os.open(passphrase, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_urlsafe(32))
+            passphrase.touch(mode=0o600)
+            passphrase.write_text(secrets.token_urlsafe(32))
         return {"PULUMI_BACKEND_URL": f"file://{backend}", "PULUMI_CONFIG_PASSPHRASE_FILE": str(passphrase)}
 
-    def _free_dead_lock(self, stack: auto.Stack) -> None:
-        """A killed CLI leaves its lock; nobody frees it but us, and only when its process is gone."""
-        locks = self.state_dir / "pulumi/.pulumi/locks/organization" / self.project / self.stack
+    def _free_dead_locks(self, stack: auto.Stack) -> None:
+        """A killed CLI leaves its lock; it is freed only when its process is gone."""
+        project, name = self.program.project, self.program.stack
+        locks = self._directory / "pulumi/.pulumi/locks/organization" / project / name
         found = [json.loads(file.read_text()) for file in locks.glob("*.json")]
         for lock in found:
-            if lock.get("hostname") != socket.gethostname() or Path(f"/proc/{lock.get('pid')}").exists():
-                raise EngineError(
-                    f"stack {self.stack} is being changed by process {lock.get('pid')} on {lock.get('hostname')} "
-                    f"since {lock.get('timestamp')}: wait for it, or stop it"
-                )
+            if lock["hostname"] != socket.gethostname() or Path(f"/proc/{lock['pid']}").exists():
+                holder = f"process {lock['pid']} on {lock['hostname']}, since {lock['timestamp']}"
+                raise EngineError(f"stack {name} is being changed by {holder}: wait for it, or stop it")
         if found:
             stack.cancel()
-
-    @contextmanager
-    def _explained(self, run: _Run) -> Iterator[None]:
-        try:
-            yield
-        except auto.ConcurrentUpdateError as error:
-            raise EngineError(
-                f"stack {self.stack} is being changed by somebody else:\n{_last_lines(error)}"
-            ) from None
-        except auto.CommandError as error:
-            errors = [message.text for message in run.messages if message.severity == "error"]
-            text = "\n".join(dict.fromkeys(concise(text, self.project_dir) for text in errors))
-            raise EngineError(text or _last_lines(error)) from None
-        except auto.InvalidVersionError as error:
-            raise EngineError(f"the Pulumi CLI on PATH cannot be used: {error}") from None
-        except FileNotFoundError as error:
-            raise EngineError(
-                f"no Pulumi CLI on PATH ({error}): install it, or use --engine offline"
-            ) from None
 
 
 class _Run:
@@ -236,37 +199,25 @@ class _Run:
                 self._step(event.res_outputs_event.metadata, Status.DONE)
             elif event.res_op_failed_event:
                 self._step(event.res_op_failed_event.metadata, Status.FAILED)
-            elif event.diagnostic_event and event.diagnostic_event.severity != "debug":
-                diagnostic = event.diagnostic_event
-                text = re.sub(r"<\{%.*?%\}>", "", diagnostic.message).strip()
-                severity = diagnostic.severity.partition("#")[0]
-                if text and not diagnostic.ephemeral:
-                    self.messages.append(Message(severity=severity, text=text, urn=diagnostic.urn or ""))
+            elif (said := event.diagnostic_event) and said.severity != "debug" and not said.ephemeral:
+                text = re.sub(r"<\{%.*?%\}>", "", said.message).strip()
+                severity = said.severity.partition("#")[0]
+                self.messages.append(Message(severity=severity, text=text, urn=said.urn or ""))
 
     def _step(self, step: auto.StepEventMetadata, status: Status) -> None:
-        state = step.new or step.old
         if step.type == "pulumi:pulumi:Stack" and step.new and status is Status.DONE:
             self.outputs = masked(dict(step.new.outputs or {}))
-        operation = _OPERATIONS.get(step.op)
-        if operation is None or state is None or not state.custom or step.type.startswith("pulumi:"):
+        state, operation = step.new or step.old, _OPERATIONS.get(step.op)
+        if operation is None or not (state and state.custom) or step.type.startswith("pulumi:"):
             return
-        name = step.urn.rpartition("::")[2]
+        identity = Identity(urn=step.urn, type=step.type, name=step.urn.rpartition("::")[2])
         if status is Status.STARTED:
             self._began[step.urn] = time.monotonic()
-            self.changes[step.urn] = ResourceChange(
-                urn=step.urn, type=step.type, name=name, operation=operation, changes=property_changes(step)
-            )
+            changes = property_changes(step)
+            self.changes[step.urn] = ResourceChange(**identity, operation=operation, changes=changes)
         if self._report:
-            self._report(
-                ResourceEvent(
-                    urn=step.urn,
-                    type=step.type,
-                    name=name,
-                    operation=operation,
-                    status=status,
-                    seconds=time.monotonic() - self._began.get(step.urn, self.started),
-                )
-            )
+            seconds = time.monotonic() - self._began.get(step.urn, self.started)
+            self._report(ResourceEvent(**identity, operation=operation, status=status, seconds=seconds))
 
 
 class _Cli(auto.PulumiCommand):
@@ -277,16 +228,15 @@ class _Cli(auto.PulumiCommand):
         args: list[str],
         cwd: str,
         additional_env: Mapping[str, str],
-        on_output: Callable[[str], Any] | None = None,
-        on_error: Callable[[str], Any] | None = None,
+        on_output: object = None,  # noqa: ARG002 (events are read instead)
+        on_error: object = None,  # noqa: ARG002
     ) -> auto.CommandResult:
-        environment = {**os.environ, **additional_env, "PULUMI_AUTOMATION_API": "true"}
         interrupted = False
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             process = subprocess.Popen(
                 [self.command, "--non-interactive", *args],
                 cwd=cwd,
-                env=environment,
+                env={**os.environ, **additional_env, "PULUMI_AUTOMATION_API": "true"},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -316,62 +266,50 @@ def property_changes(step: auto.StepEventMetadata) -> tuple[PropertyChange, ...]
     if step.op in ("same", "delete"):
         return ()
     if not step.detailed_diff:
-        return objects.changes(
-            objects.flatten(old) if old else {}, objects.flatten(new) if new else {}, hidden
-        )
+        return objects.changes(objects.flatten(old), objects.flatten(new), hidden)
     outputs = masked(dict(step.old.outputs or {})) if step.old else {}
-    before, after = {}, {}
-    for path, difference in step.detailed_diff.items():
-        was, now = _lookup(old if difference.input_diff else outputs, path), _lookup(new, path)
-        if was is not None:
-            before[path] = was
-        if now is not None:
-            after[path] = now
-    return objects.changes(before, after, hidden)
+    return tuple(
+        objects.change(path, _lookup(old if it.input_diff else outputs, path), _lookup(new, path), hidden)
+        for path, it in sorted(step.detailed_diff.items())
+    )
 
 
 def masked(tree: Any) -> Any:
-    """The CLI blanks secrets itself; this keeps it so should a form slip through, and names unknowns as everywhere."""
+    """The CLI blanks secrets itself; this holds should one slip through. Unknowns get our name."""
     if isinstance(tree, dict):
-        return (
-            SECRET if "4dabf18193072939515e22adb298388d" in tree else {key: masked(tree[key]) for key in tree}
-        )
+        return SECRET if SIGNATURE in tree else {key: masked(value) for key, value in tree.items()}
     if isinstance(tree, list):
-        return [masked(item) for item in tree]
+        return [masked(value) for value in tree]
     return UNKNOWN if tree == UNKNOWN_ON_THE_WIRE else tree
 
 
 def _lookup(tree: Any, path: str) -> Any:
-    """The value at Pulumi's `spec.ports[0].name` or `metadata.annotations["a.b/c"]`; None where there is none."""
+    """The value at Pulumi's `spec.ports[0].name` or `metadata.labels["a.b/c"]`; None where there is none."""
     for quoted, index, key in re.findall(r'\["([^"]*)"\]|\[(\d+)\]|([^.\[\]]+)', path):
-        if tree == SECRET:
-            return SECRET
         if isinstance(tree, dict):
             tree = tree.get(quoted or key)
         elif isinstance(tree, list) and index and int(index) < len(tree):
             tree = tree[int(index)]
         else:
-            return None
+            return SECRET if tree == SECRET else None
     return tree
 
 
-def concise(message: str, project_dir: Path) -> str:
+def concise(message: str, directory: Path) -> str:
     """A diagnostic without its Python traceback: the user's own last line and the error."""
     if "Traceback (most recent call last)" not in message:
         return message
-    frames = re.findall(r'File "([^"]+)", line (\d+)', message)
+    frames = [(directory / file, line) for file, line in re.findall(r'File "([^"]+)", line (\d+)', message)]
     users = [
-        (os.path.relpath(project_dir / file, project_dir), line)
+        f"{file.relative_to(directory)}:{line}: "
         for file, line in frames
-        if (project_dir / file).is_relative_to(project_dir) and "site-packages" not in file
+        if file.is_relative_to(directory) and "site-packages" not in file.parts
     ]
-    # Code and its markers are indented; what follows the last such line is the error.
-    lines = message.rstrip().splitlines()
+    # Frames are indented; what follows the last of them is the error.
+    lines = message.splitlines()
     last = max(number for number, line in enumerate(lines) if line.startswith((" ", "Traceback")))
-    place = f"{users[-1][0]}:{users[-1][1]}: " if users else ""
-    return place + "\n".join(lines[last + 1 :])
+    return (users[-1] if users else "") + "\n".join(lines[last + 1 :])
 
 
 def _last_lines(error: auto.CommandError) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return "\n".join(line.strip() for line in lines[-5:])
+    return "\n".join([line.strip() for line in str(error).splitlines() if line.strip()][-5:])

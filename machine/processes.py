@@ -51,7 +51,10 @@ def log_file(layout: Layout, name: str) -> Path:
 def _record(layout: Layout, name: str) -> dict[str, object]:
     try:
         loaded = json.loads(_pid_file(layout, name).read_text())
-    except (FileNotFoundError, ValueError):  # absent, or cut off by a crash: the process is then not ours to find
+    except (
+        FileNotFoundError,
+        ValueError,
+    ):  # absent, or cut off by a crash: the process is then not ours to find
         return {}
     return loaded if isinstance(loaded, dict) else {}
 

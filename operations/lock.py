@@ -19,13 +19,19 @@ def exclusive(path: Path, command: str) -> Iterator[None]:
 
     The kernel gives it back when its holder ends, however that happens: there is no stale lock.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise OperationError(f"lock {path}: cannot be opened: {error.strerror}") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise OperationError(f"{command}: another command is changing this platform: {_holder(file.read())}") from None
+            raise OperationError(
+                f"{command}: another command is changing this platform: {_holder(file.read())}"
+            ) from None
         since = datetime.now(UTC).strftime("%H:%M:%S UTC")
         file.truncate(0)
         file.write(json.dumps({"command": command, "pid": os.getpid(), "since": since}))
@@ -38,5 +44,5 @@ def _holder(text: str) -> str:
     try:
         holder = json.loads(text)
         return f"{holder['command']} (pid {holder['pid']}, since {holder['since']}); wait for it or end it"
-    except (ValueError, KeyError):  # read in the moment between taking the lock and signing it
+    except (ValueError, KeyError, TypeError):  # read in the moment between taking the lock and signing it
         return "one that has just started; try again"

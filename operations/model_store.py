@@ -1,17 +1,16 @@
 """The model store: immutable versions of models in a directory or a bucket.
 
-Owns the layout `models/<name>/<version>/` and the order of writing that makes a version appear whole or not at all.
-Does not know how a manifest is made.
+Owns the layout `models/<name>/<version>/` and the order of writing that makes a version appear whole or not at
+all. Does not know how a manifest is made.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
@@ -22,7 +21,7 @@ from serving_image import manifest as schema
 from serving_image.manifest import Manifest, ManifestError
 
 _ROOT = "models"
-_MAX_MANIFEST_BYTES = schema.MAX_BYTES
+_ALLOWED = "file:///path, s3://, gs://, az://, https://"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,45 +61,60 @@ class ModelStore:
             found.append(self.version(name, version))
         return sorted(found, key=lambda it: (it.manifest.name, it.manifest.created, it.manifest.version))
 
-    def _manifest_paths(self) -> Iterator[str]:
+    def version_names(self, name: str) -> list[str]:
+        """The versions of a model, unread: a corrupt one is among them. Raises OperationError."""
+        return [path.split("/")[2] for path in self._manifest_paths(f"{_ROOT}/{name}")]
+
+    def _manifest_paths(self, prefix: str = _ROOT) -> Iterator[str]:
         try:
-            for page in obstore.list(self._store, prefix=_ROOT):
+            for page in obstore.list(self._store, prefix=prefix):
                 for item in page:
                     path = item["path"]
                     if path.count("/") == 3 and path.endswith(f"/{schema.FILE_NAME}"):
                         yield path
-        except BaseError as error:
+        except (BaseError, OSError) as error:
             raise self._failure(error) from error
 
     def find(self, name: str, version: str) -> Version | None:
-        """The version, or None when it is not published. Raises OperationError when the store does not answer."""
+        """The version, or None when it is not published.
+
+        Raises OperationError when the store does not answer or what it holds is not that version.
+        """
         path = f"{_ROOT}/{name}/{version}/{schema.FILE_NAME}"
         try:
             content = bytes(obstore.get(self._store, path).bytes())
-            return Version(manifest=schema.load(content), sha256=schema.digest(content))
+            found = Version(manifest=schema.load(content), sha256=schema.digest(content))
         except (FileNotFoundError, NotFoundError):
             return None
         except ManifestError as error:
             raise OperationError(f"model {name}@{version} in {self.url}: {error}") from None
-        except BaseError as error:
+        except (BaseError, OSError) as error:
             raise self._failure(error) from error
+
+        if found.reference != f"{name}@{version}":
+            raise OperationError(
+                f"model {name}@{version} in {self.url}: holds the manifest of {found.reference}"
+            )
+        return found
 
     def version(self, name: str, version: str) -> Version:
         """The version. Raises OperationError, naming the versions there are, when it is not published."""
         if found := self.find(name, version):
             return found
-        others = [path.split("/")[2] for path in self._manifest_paths() if path.split("/")[1] == name]
-        known = f"published are {', '.join(sorted(others))}" if others else f"no version of {name!r} is published"
+        others = self.version_names(name)
+        known = (
+            f"published are {', '.join(sorted(others))}" if others else f"no version of {name!r} is published"
+        )
         raise OperationError(
-            f"model {name}@{version}: not in {self.url}; {known}. Publish it: ./maas publish FILE --name {name}"
-            f" --version {version}"
+            f"model {name}@{version}: not in {self.url}; {known}. Publish it:"
+            f" ./maas publish FILE --name {name} --version {version}"
         )
 
     def publish(self, directory: Path) -> Version:
         """Publish the artifact in `directory`, a version directory with its manifest.
 
-        Files are written first and the manifest last, only if there is none: a version is visible whole or not
-        at all, and of two publishers one wins. Publishing the very same artifact again changes nothing.
+        Files are written first and the manifest last, only if there is none: a version is visible whole or
+        not at all, and of two publishers one wins. Publishing the very same artifact again changes nothing.
         Raises OperationError.
         """
         try:
@@ -120,7 +134,7 @@ class ModelStore:
         except AlreadyExistsError:
             if not self._is_published(artifact):
                 raise self._taken(artifact) from None
-        except BaseError as error:
+        except (BaseError, OSError) as error:
             raise self._failure(error) from error
         return artifact
 
@@ -134,8 +148,8 @@ class ModelStore:
 
     def _taken(self, artifact: Version) -> OperationError:
         return OperationError(
-            f"model {artifact.reference}: published already in {self.url}, with other content; a version never"
-            " changes, so publish under another: --version"
+            f"model {artifact.reference}: published already in {self.url}, with other content; a version"
+            " never changes, so publish under another: --version"
         )
 
     def pull(self, name: str, version: str, destination: Path) -> Version:
@@ -146,38 +160,54 @@ class ModelStore:
         found = self.version(name, version)
         if destination.exists():
             raise OperationError(f"destination {destination}: exists already; name another with --to")
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".pull-", dir=destination.parent) as partial:
-            home = f"{_ROOT}/{name}/{version}"
-            try:
+        try:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".pull-", dir=destination.parent) as directory:
+                partial = Path(directory, "artifact")
                 for path in (schema.FILE_NAME, *found.manifest.files):
-                    target = Path(partial, path)
+                    target = partial / path
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with target.open("wb") as file:
-                        for chunk in obstore.get(self._store, f"{home}/{path}"):
+                        for chunk in obstore.get(self._store, f"{_ROOT}/{name}/{version}/{path}"):
                             file.write(chunk)
-                schema.verify_files(Path(partial), found.manifest)
-            except ManifestError as error:
-                raise OperationError(f"model {name}@{version} from {self.url}: refused: {error}") from None
-            except BaseError as error:
-                raise self._failure(error) from error
-            shutil.copytree(partial, destination)
+                schema.verify_files(partial, found.manifest)
+                partial.rename(destination)
+        except (ManifestError, FileNotFoundError, NotFoundError) as error:
+            raise OperationError(
+                f"model {name}@{version} from {self.url}: refused: {_first_line(error)}"
+            ) from None
+        except BaseError as error:
+            raise self._failure(error) from error
+        except OSError as error:
+            raise OperationError(f"destination {destination}: {error.strerror}") from None
         return found
 
-    def _failure(self, error: BaseError) -> OperationError:
-        first_line = str(error).strip().splitlines()[0]
-        return OperationError(f"model store {self.url}: {first_line}")
+    def _failure(self, error: BaseError | OSError) -> OperationError:
+        return OperationError(f"model store {self.url}: {_first_line(error)}")
 
 
 def _open(url: str) -> ObjectStore:
     scheme = urlsplit(url).scheme
     if scheme == "file":
-        path = Path(urlsplit(url).path)
-        path.mkdir(parents=True, exist_ok=True)
-        return LocalStore(prefix=path)
+        return _open_directory(url)
     try:
         return from_url(url)
     except (BaseError, ValueError) as error:
-        raise OperationError(
-            f"model store {url!r}: {str(error).splitlines()[0]}; allowed are file:///path, s3://, gs://, az://, https://"
-        ) from None
+        raise OperationError(f"model store {url!r}: {_first_line(error)}; allowed are {_ALLOWED}") from None
+
+
+def _open_directory(url: str) -> ObjectStore:
+    parts = urlsplit(url)
+    path = Path(unquote(parts.path))
+    if parts.netloc or not path.is_absolute():
+        raise OperationError(f"model store {url!r}: names no absolute path; allowed are {_ALLOWED}")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperationError(f"model store {url!r}: {error.strerror}: {error.filename}") from None
+    return LocalStore(prefix=path)
+
+
+def _first_line(error: Exception) -> str:
+    """What is wrong, without the internals that obstore prints below it."""
+    return str(error).strip().partition("\n")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,35 +16,37 @@ from serving_image import manifest as schema
 
 def next_version(store: ModelStore, name: str) -> str:
     """One more than the highest whole number among the published versions."""
-    numbers = [
-        int(version.manifest.version)
-        for version in store.versions()
-        if version.manifest.name == name and version.manifest.version.isdecimal()
-    ]
+    numbers = [int(version) for version in store.version_names(name) if version.isdecimal()]
     return str(max(numbers, default=0) + 1)
 
 
-def publish(store: ModelStore, path: Path, *, name: str | None, version: str | None, trust_pickle: bool) -> Version:
+def publish(
+    store: ModelStore, path: Path, *, name: str | None, version: str | None, trust_pickle: bool
+) -> Version:
     """Publish a model file, or a version directory that has its manifest already. Raises OperationError."""
     if not path.exists():
         raise OperationError(f"{path}: no such file or directory")
     if path.is_dir():
         if name or version:
-            raise OperationError(f"{path}: its manifest names the model and the version; leave out --name and --version")
+            raise OperationError(
+                f"{path}: its manifest names the model and the version; leave out --name and --version"
+            )
         return store.publish(path)
     if name is None:
         raise OperationError(f"{path}: say what the model is called: --name NAME")
-    with artifact(path, name=name, version=version or next_version(store, name), trust_pickle=trust_pickle) as directory:
+    with artifact(
+        path, name=name, version=version or next_version(store, name), trust_pickle=trust_pickle
+    ) as directory:
         return store.publish(directory)
 
 
 @contextmanager
 def artifact(path: Path, *, name: str, version: str, trust_pickle: bool) -> Iterator[Path]:
-    """A temporary version directory for a model file: the model is loaded, and asked its sample, to describe it."""
+    """A temporary version directory for a model file: to describe it, the model is loaded and asked a sample."""
     # Frameworks are imported here: only this needs them, and they are heavy.
     from serving_image.describe import describe
 
-    manifest, files = describe(path, name, version, getpass.getuser(), trust_pickle=trust_pickle)
+    manifest, files = describe(path, name, version, _user(), trust_pickle=trust_pickle)
     with tempfile.TemporaryDirectory(prefix="artifact-") as directory:
         for relative, content in files.items():
             target = Path(directory, relative)
@@ -51,6 +54,13 @@ def artifact(path: Path, *, name: str, version: str, trust_pickle: bool) -> Iter
             target.write_bytes(content)
         Path(directory, schema.FILE_NAME).write_bytes(schema.dump(manifest))
         yield Path(directory)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's uid has no name
+        return f"uid {os.getuid()}"
 
 
 def seed(store: ModelStore, examples: Path, *, name: str, version: str, sha256: str) -> bool:

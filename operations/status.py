@@ -76,7 +76,7 @@ def _serves(deployment: Object | None) -> str:
 
 
 def _pods(cluster: Cluster, namespace: str, service: str) -> list[Object]:
-    selector = {"labelSelector": f"app.kubernetes.io/instance={service}"}
+    selector = {"labelSelector": f"app.kubernetes.io/name={service}"}
     listing = cluster.get(f"/api/v1/namespaces/{namespace}/pods", selector) or {}
     return list(listing.get("items", ()))
 
@@ -89,7 +89,7 @@ def _explain(cluster: Cluster, pod: Object, problem_of: Callable[[Object], str |
 
 def _last_words(cluster: Cluster, pod: Object) -> str:
     statuses = pod.get("status", {}).get("containerStatuses", ())
-    # Of a container that crashed, its last run's log says why; that of one that waits for its model, this run's.
+    # Of a container that crashed, its last run's log says why; of one that waits for its model, this run's.
     for previous in ("true", "false"):
         if previous == "true" and not any(status.get("restartCount") for status in statuses):
             continue

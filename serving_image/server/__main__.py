@@ -2,129 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
-import signal
-import socket
 import sys
-import threading
-from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from http import HTTPStatus
-from pathlib import Path
 
-import uvicorn
-import uvloop
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-
-from serving_image.server import logs
-from serving_image.server.http import create_app, error_body
-from serving_image.server.registry import Registry, load
-from serving_image.server.settings import Settings, SettingsError, available_cpus, from_environment
-
-_log = logging.getLogger(__name__)
-_TERMINATION_LOG = Path("/dev/termination-log")
-# Longer than the idle time of usual load balancers (60 s), so that they, not we, close an idle connection.
-_KEEP_ALIVE_SECONDS = 75
-
-
-class _HttpProtocol(HttpToolsProtocol):
-    """A request that is not HTTP gets an error in the same form as any other."""
-
-    def send_400_response(self, msg: str) -> None:
-        body = error_body(msg)
-        head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(
-            body
-        )
-        self.transport.write(STATUS_LINE[HTTPStatus.BAD_REQUEST] + head + body)
-        self.transport.close()
-
-
-class _Server(uvicorn.Server):
-    """Drains before it stops accepting; uvicorn alone stops at once, and ends by the signal instead of 0."""
-
-    def __init__(self, config: uvicorn.Config, registry: Registry, settings: Settings) -> None:
-        super().__init__(config)
-        self._registry = registry
-        self._settings = settings
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        # A daemon: a download that hangs must not keep the process from ending.
-        threading.Thread(target=load, args=(self._registry, self._settings), name="load", daemon=True).start()
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._drain)
-        loop.add_signal_handler(signal.SIGINT, self._stop)
-        yield
-
-    def _drain(self) -> None:
-        # A server that was never ready has no traffic to wait for.
-        wait = self._settings.drain_seconds if self._registry.not_ready is None else 0
-        self._registry.draining = True
-        _log.info("draining for %g s", wait)
-        asyncio.get_running_loop().call_later(wait, self._stop)
-
-    def _stop(self) -> None:
-        self._registry.draining = True
-        self.should_exit = True
+from serving_image.server.settings import available_cpus
 
 
 def main() -> int:
-    """Serve until a signal. Returns the exit code."""
-    logs.configure()
     cpus = available_cpus()
-    try:
-        settings = from_environment(os.environ, cpus)
-        listener = _listen(settings)
-    except (SettingsError, OSError) as error:
-        return _fail(str(error))
-    # Numeric libraries read these when they are imported, which is later: with a thread for every core of the
-    # machine they would fight over the container's share.
-    os.environ.setdefault("OMP_NUM_THREADS", str(cpus))
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(cpus))
-    registry = Registry()
-    with ThreadPoolExecutor(settings.prediction_threads, thread_name_prefix="predict") as predictions:
-        config = uvicorn.Config(
-            create_app(registry, settings, predictions),
-            http=_HttpProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        )
-        uvloop.run(_Server(config, registry, settings).serve(sockets=[listener]))
-    if registry.problem is not None:
-        _write_last_words(registry.problem)
-    return 0
+    # With a thread for every core of the machine, numeric libraries would fight over the container's share.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, str(cpus))
+    # Not earlier: numpy reads these when it is imported.
+    from serving_image.server.process import run
 
-
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    address = (settings.host, settings.port)
-    try:
-        return socket.create_server(address, family=family, backlog=2048)
-    except OSError as error:
-        raise OSError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
-
-
-def _fail(message: str) -> int:
-    _log.error(message)
-    _write_last_words(message)
-    return 1
-
-
-def _write_last_words(message: str) -> None:
-    # Only Kubernetes makes this file; creating one would litter a machine's /dev.
-    with suppress(OSError), _TERMINATION_LOG.open("r+") as stream:
-        stream.write(message)
+    return run(cpus)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the server's tests share: copies of the iris artifact to spoil, an in-process client, a real process."""
+"""What the server's tests share: artifacts to spoil, a client in this process, a server in its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from serving_image.describe import describe
 
 ROOT = Path(__file__).parent.parent.parent
 DEADLINE_SECONDS = 60
+# Between two looks at a condition; to look without a pause would take the CPU from what is waited for.
+PAUSE_SECONDS = 0.02
 
 Edit = Callable[[Path, Callable[[dict[str, Any]], None]], str]
 
@@ -134,12 +137,11 @@ class Server:
         deadline = time.monotonic() + DEADLINE_SECONDS
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log.read_text()
-            try:
+            with suppress(httpx.TransportError):
                 answer = self.get("/v2/health/ready")
-            except httpx.TransportError:
-                continue
-            if condition(answer):
-                return answer
+                if condition(answer):
+                    return answer
+            time.sleep(PAUSE_SECONDS)
         raise AssertionError(f"no such state before the deadline; log: {self.log.read_text()}")
 
     def wait_until_ready(self) -> None:

@@ -82,19 +82,21 @@ def test_the_flask_example_answers_and_stops_when_asked(free_port: int) -> None:
                     break
             assert process.poll() is None
             assert time.monotonic() < deadline
+            time.sleep(0.02)
         assert httpx.get(f"{url}/livez").status_code == 200
         assert httpx.get(f"{url}/healthz").status_code == 200
         assert httpx.get(url).json() == {"app": "flask-iris", "mode": "batch"}
         answer = httpx.post(f"{url}/predict", json={"rows": train.SAMPLE})
         assert answer.json() == {"species": ["setosa", "versicolor", "virginica"]}
-        for wrong in (
+        wrong_bodies: list[object] = [
             {},
             [],
             {"rows": [[1, 2]]},
             {"rows": "x"},
             {"rows": [["a"] * 4]},
             {"rows": [[1], [2, 3]]},
-        ):
+        ]
+        for wrong in wrong_bodies:
             refused = httpx.post(f"{url}/predict", json=wrong)
             assert (refused.status_code, list(refused.json())) == (400, ["error"])
         process.send_signal(signal.SIGTERM)

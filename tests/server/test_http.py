@@ -15,6 +15,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from serving_image.manifest import Tensor
+from serving_image.server import http
 from serving_image.server.http import create_app
 from serving_image.server.model import Model, load_model
 from serving_image.server.protocol import Array
@@ -225,6 +226,20 @@ def test_a_body_of_unknown_length_is_limited_too(ask: Ask, app: ASGIApp) -> None
     assert answer.headers["connection"] == "close"
 
 
+def test_a_body_that_stops_arriving_is_given_up(
+    ask: Ask, app: ASGIApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(http, "_BODY_TIMEOUT_SECONDS", 0.01)
+    answer = ask(app, "POST", INFER, content=stalled())
+    assert (answer.status_code, answer.headers["connection"]) == (408, "close")
+    assert "did not arrive" in answer.json()["error"]
+    assert "model_server_requests_in_flight 0.0" in ask(app, "GET", "/metrics").text
+
+
 class Broken:
     """A runtime that fails, or answers what cannot be sent."""
 
@@ -233,7 +248,7 @@ class Broken:
     def __init__(self, result: Array | Exception) -> None:
         self.result = result
 
-    def predict(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+    def predict(self, _inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         if isinstance(self.result, Exception):
             raise self.result
         return dict.fromkeys(outputs, self.result)
@@ -345,7 +360,7 @@ class Slow:
         self.entered = threading.Semaphore(0)
         self.let_go = threading.Event()
 
-    def predict(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+    def predict(self, _inputs: Mapping[str, Array], _outputs: Sequence[str]) -> Mapping[str, Array]:
         self.entered.release()
         assert self.let_go.wait(30)
         return {"predict": np.zeros(1, np.int64)}
@@ -396,7 +411,8 @@ def test_metrics_count_inferences_by_model_version_and_code(ask: Ask, app: ASGIA
         'model_server_request_duration_seconds_count{model="iris",version="1"} 2.0',
         "model_server_requests_in_flight 0.0",
         "model_server_ready 1.0",
-        f'model_server_model_info{{format="sklearn-skops",model="iris",sha256="{model.sha256}",version="1"}} 1.0',
+        'model_server_model_info{format="sklearn-skops",model="iris",'
+        f'sha256="{model.sha256}",version="1"}} 1.0',
     ):
         assert line in lines
 

@@ -89,12 +89,17 @@ def test_a_missing_field_is_named(content: dict[str, Any]) -> None:
         "./model.skops",
         "a//model.skops",
         "a\\b.skops",
-    ]
-    + ["model.skops/", "", ".hidden/model.skops", "a\nb.skops", "a/" * 200 + "model.skops", "manifest.json"],
+        "model.skops/",
+        "",
+        ".hidden/model.skops",
+        "a\nb.skops",
+        "a/" * 200 + "model.skops",
+        "manifest.json",
+    ],
 )
 def test_a_file_path_never_leaves_the_version_directory(content: dict[str, Any], path: str) -> None:
     (file,) = content["files"].values()
-    with pytest.raises(ManifestError, match="is not a plain relative path|is the manifest itself"):
+    with pytest.raises(ManifestError, match=r"is not a plain relative path|is the manifest itself"):
         load({**content, "files": {path: file}})
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 INFER = "/v2/models/iris/infer"
 ROW = {"name": "input", "datatype": "FP64", "shape": [1, 4], "data": [5.1, 3.5, 1.4, 0.2]}
+# Where the framework does not matter: ONNX Runtime starts in a tenth of scikit-learn's time.
+ONNX_INFER = "/v2/models/iris-onnx/infer"
+ONNX_ROW = {**ROW, "name": "X", "datatype": "FP32"}
 
 
 def spoil(file: Path) -> None:
@@ -110,11 +113,11 @@ def test_a_digest_for_a_directory_of_several_models_is_refused(
     assert "name one model" in server.wait_until_refused()
 
 
-def test_a_model_that_arrives_late_is_still_loaded(serve: Serve, iris: Path, tmp_path: Path) -> None:
+def test_a_model_that_arrives_late_is_still_loaded(serve: Serve, onnx_iris: Path, tmp_path: Path) -> None:
     directory = tmp_path / "late"
     server = serve(directory)
     assert "cannot be read: No such file" in server.wait_until_refused()
-    shutil.copytree(iris, tmp_path / "arriving")
+    shutil.copytree(onnx_iris, tmp_path / "arriving")
     (tmp_path / "arriving").rename(directory)
     server.wait_until_ready()
 
@@ -137,20 +140,23 @@ def store(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def test_a_model_is_downloaded_from_a_url_and_verified(
-    serve: Serve, iris: Path, store: tuple[str, Path], tmp_path: Path
+    serve: Serve, onnx_iris: Path, store: tuple[str, Path], tmp_path: Path
 ) -> None:
     url, directory = store
-    shutil.copytree(iris, directory / "models/iris/1")
-    scratch = tmp_path / "scratch"
+    shutil.copytree(onnx_iris, directory / "models/iris/1")
+    scratch, home = tmp_path / "scratch", tmp_path / "home"
     scratch.mkdir()
+    home.mkdir()
     server = serve(
         f"{url}/models/iris/1",
-        MODEL_SHA256=manifest.digest((iris / "manifest.json").read_bytes()),
+        MODEL_SHA256=manifest.digest((onnx_iris / "manifest.json").read_bytes()),
         TMPDIR=str(scratch),
+        HOME=str(home),
     )
     server.wait_until_ready()
-    assert server.infer(INFER, {"inputs": [ROW]}).json()["outputs"][0]["data"] == [0]
-    assert list(scratch.iterdir()) == []
+    assert server.infer(ONNX_INFER, {"inputs": [ONNX_ROW]}).json()["outputs"][0]["data"] == [0]
+    # Neither a download is left behind nor the device id of onnxruntime's telemetry.
+    assert [*scratch.iterdir(), *home.iterdir()] == []
 
 
 @pytest.mark.parametrize(
@@ -158,11 +164,11 @@ def test_a_model_is_downloaded_from_a_url_and_verified(
     [(lambda model: model[:-1] + b"x", "sha256 is"), (lambda model: model + b"x", "more bytes in the store")],
 )
 def test_other_bytes_at_a_url_are_refused(
-    serve: Serve, iris: Path, store: tuple[str, Path], content: Callable[[bytes], bytes], reason: str
+    serve: Serve, onnx_iris: Path, store: tuple[str, Path], content: Callable[[bytes], bytes], reason: str
 ) -> None:
     url, directory = store
-    shutil.copytree(iris, directory / "1")
-    (file,) = (directory / "1").glob("*/model.skops")
+    shutil.copytree(onnx_iris, directory / "1")
+    (file,) = (directory / "1").glob("*/model.onnx")
     file.write_bytes(content(file.read_bytes()))
     assert reason in serve(f"{url}/1").wait_until_refused()
 
@@ -172,15 +178,16 @@ def test_a_store_that_does_not_answer_is_named(serve: Serve, store: tuple[str, P
     assert f"MODEL_URI {url}/none cannot be read" in serve(f"{url}/none").wait_until_refused()
 
 
-def test_sigterm_drains_then_finishes_what_was_begun(serve: Serve, iris: Path) -> None:
-    server = serve(iris, DRAIN_SECONDS="2")
+def test_sigterm_drains_then_finishes_what_was_begun(serve: Serve, onnx_iris: Path) -> None:
+    server = serve(onnx_iris, DRAIN_SECONDS="2")
     server.wait_until_ready()
-    body = httpx.Request("POST", server.url + INFER, json={"inputs": [ROW]}).content
+    body = httpx.Request("POST", server.url + ONNX_INFER, json={"inputs": [ONNX_ROW]}).content
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as begun:
         # All but the last byte: in flight until that one is sent.
         begun.sendall(
-            f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body[:-1]
+            f"POST {ONNX_INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body[:-1]
         )
         server.process.send_signal(signal.SIGTERM)
         signalled = time.monotonic()
@@ -190,7 +197,7 @@ def test_sigterm_drains_then_finishes_what_was_begun(serve: Serve, iris: Path) -
         while True:
             try:
                 # A connection of its own, as new traffic has.
-                answer = httpx.post(server.url + INFER, content=body, timeout=30)
+                answer = httpx.post(server.url + ONNX_INFER, content=body, timeout=30)
             except httpx.TransportError:
                 break
             assert answer.status_code == 200
@@ -204,8 +211,10 @@ def test_sigterm_drains_then_finishes_what_was_begun(serve: Serve, iris: Path) -
     assert server.process.wait(30) == 0
 
 
-def test_clients_that_keep_their_connections_lose_no_request_to_a_shutdown(serve: Serve, iris: Path) -> None:
-    server = serve(iris, DRAIN_SECONDS="1")
+def test_clients_that_keep_their_connections_are_sent_away_without_losing_a_request(
+    serve: Serve, onnx_iris: Path
+) -> None:
+    server = serve(onnx_iris, DRAIN_SECONDS="30")
     server.wait_until_ready()
 
     async def load() -> list[int]:
@@ -213,12 +222,10 @@ def test_clients_that_keep_their_connections_lose_no_request_to_a_shutdown(serve
         async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
 
             async def user() -> None:
-                while True:
-                    try:
-                        statuses.append((await client.post(INFER, json={"inputs": [ROW]})).status_code)
-                    except httpx.ConnectError:
-                        # Nobody listens any more: in a cluster this client would have been sent elsewhere long ago.
-                        return
+                answer = None
+                while answer is None or answer.headers.get("connection") != "close":
+                    answer = await client.post(ONNX_INFER, json={"inputs": [ONNX_ROW]})
+                    statuses.append(answer.status_code)
 
             users = [asyncio.create_task(user()) for _ in range(4)]
             while len(statuses) < 20:
@@ -228,7 +235,6 @@ def test_clients_that_keep_their_connections_lose_no_request_to_a_shutdown(serve
         return statuses
 
     assert set(asyncio.run(load())) == {200}
-    assert server.process.wait(30) == 0
 
 
 def raw(server: Server, request: bytes) -> bytes:
@@ -243,12 +249,12 @@ def raw(server: Server, request: bytes) -> bytes:
 
 
 def test_what_is_not_http_or_is_too_large_gets_an_error_and_a_closed_connection(
-    serve: Serve, iris: Path
+    serve: Serve, onnx_iris: Path
 ) -> None:
-    server = serve(iris, MAX_REQUEST_BYTES="1000")
+    server = serve(onnx_iris, MAX_REQUEST_BYTES="1000")
     server.wait_until_ready()
     assert b'\r\n\r\n{"error":"Invalid HTTP request received."}' in raw(server, b"NONSENSE\r\n\r\n")
-    head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\n".encode()
+    head = f"POST {ONNX_INFER} HTTP/1.1\r\nHost: x\r\n".encode()
     too_long = raw(server, head + b"Content-Length: 1001\r\n\r\n" + b" " * 1001)
     assert too_long.startswith(b"HTTP/1.1 413 ")
     chunk = b"400\r\n" + b" " * 1024 + b"\r\n"
@@ -258,18 +264,32 @@ def test_what_is_not_http_or_is_too_large_gets_an_error_and_a_closed_connection(
     assert server.get("/v2/health/ready").status_code == 200
 
 
-def test_wrong_settings_end_the_process_with_every_reason(serve: Serve, iris: Path) -> None:
-    server = serve(iris, AIP_HTTP_PORT="none", DRAIN_SECONDS="soon")
+def test_a_client_that_leaves_half_way_gives_its_place_back(serve: Serve, onnx_iris: Path) -> None:
+    server = serve(onnx_iris, MAX_PENDING_REQUESTS="1")
+    server.wait_until_ready()
+    host, port = server.url.removeprefix("http://").split(":")
+    for _ in range(3):
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(
+                f"POST {ONNX_INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode()
+            )
+    server.wait_until(lambda _: "requests_in_flight 0.0" in server.get("/metrics").text)
+    assert server.infer(ONNX_INFER, {"inputs": [ONNX_ROW]}).status_code == 200
+    assert not [line for line in server.log_lines() if line["severity"] == "ERROR"]
+
+
+def test_wrong_settings_end_the_process_with_every_reason(serve: Serve, onnx_iris: Path) -> None:
+    server = serve(onnx_iris, AIP_HTTP_PORT="none", DRAIN_SECONDS="soon")
     assert server.process.wait(30) == 1
     (line,) = server.log_lines()
     assert "AIP_HTTP_PORT='none'" in line["message"]
     assert "DRAIN_SECONDS='soon'" in line["message"]
 
 
-def test_a_taken_port_ends_the_process_and_is_named(serve: Serve, iris: Path) -> None:
+def test_a_taken_port_ends_the_process_and_is_named(serve: Serve, onnx_iris: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        server = serve(iris, AIP_HTTP_PORT=str(port))
+        server = serve(onnx_iris, AIP_HTTP_PORT=str(port))
         assert server.process.wait(30) == 1
     (line,) = server.log_lines()
     assert line["message"] == f"cannot listen on 127.0.0.1 port {port}: Address already in use"

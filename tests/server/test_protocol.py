@@ -121,7 +121,7 @@ def test_a_body_that_is_no_request_is_refused(body: bytes, message: str) -> None
 
 
 def test_unknown_keys_and_nulls_are_tolerated() -> None:
-    body = {
+    body: dict[str, object] = {
         "model_name": "iris",
         "id": None,
         "parameters": {"content_type": "np", "headers": {"a": "b"}},

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+# Official builds report their use to Microsoft, and write a device id to the home directory, as soon as they
+# are imported (onnxruntime's Privacy.md); this is the only switch that turns off all of it.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 from serving_image.manifest import Datatype, Tensor

@@ -1,4 +1,4 @@
-"""A namespace, a component with a Deployment, its Service and a Secret: read from configuration like the real program."""
+"""A namespace and, for each configured service, a component: Deployment, Service, Secret and ConfigMap."""
 
 import components
 import pulumi

@@ -1,0 +1,73 @@
+"""The end of a platform, by accident and on purpose. These run last: the platform is gone afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import httpx
+
+from machine import cgroups, processes
+from machine.layout import Layout
+from tests.e2e.conftest import IRIS_PORT, STATE, Checkout
+
+
+def _layout() -> Layout:
+    from cli.platforms import layout
+
+    return Layout(state=STATE, cache=layout().cache)
+
+
+def test_status_names_a_component_that_died_and_up_mends_it(platform: Checkout) -> None:
+    processes.stop(_layout(), "kube-scheduler")
+    (STATE / "run" / "kube-scheduler.pid").write_text('{"pid": 1, "identity": "gone"}')
+    assert "kube-scheduler: not running" in platform.maas("status", expect=1)
+    platform.maas("up")
+    assert "not running" not in platform.maas("status")
+
+
+def _commands_mentioning(*needles: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if any(needle in command for needle in needles):
+            found.append(f"{entry.name} {command}")
+    return found
+
+
+def test_down_leaves_nothing_of_the_platform_behind(platform: Checkout) -> None:
+    layout = _layout()
+    assert httpx.get(f"http://127.0.0.1:{IRIS_PORT}/v2/health/ready", trust_env=False).status_code == 200
+    pods = cgroups.members(layout)
+    assert pods, "nothing runs, so nothing would be proven"
+
+    printed = platform.maas("down")
+
+    assert "down" in printed
+    assert [pid for pid in pods if Path("/proc", str(pid)).exists()] == []
+    assert _commands_mentioning(str(STATE), layout.node_address) == []
+    assert [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(STATE) in line] == []
+    assert list(Path("/run/netns").glob(f"*{layout.identity}*")) == []
+    assert list(Path("/sys/class/net").glob(f"*{layout.identity}*")) == []
+    assert list(Path("/sys/fs/cgroup").glob(f"**/{layout.cgroup}")) == []
+    rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+    assert "kube-proxy" not in rules
+    listening = subprocess.run(["ss", "-Hltn"], capture_output=True, text=True, check=True).stdout
+    assert f":{IRIS_PORT} " not in listening
+    assert {path.name for path in STATE.iterdir()} == {"store"}
+    links = Path("/var/log/containers").glob("*.log")
+    assert [link for link in links if link.readlink().is_relative_to(STATE)] == []
+
+
+def test_up_after_down_serves_again_from_the_caches(checkout: Checkout) -> None:
+    checkout.maas("up")
+    assert httpx.get(f"http://127.0.0.1:{IRIS_PORT}/v2/health/ready", trust_env=False).status_code == 200
+
+
+def test_down_of_nothing_is_no_error(checkout: Checkout) -> None:
+    checkout.maas("down")
+    checkout.maas("down")
+    assert "is not up" in checkout.maas("status", expect=1)
