@@ -72,6 +72,7 @@ class ImageBuilder:
         """
         if not (folder / "Dockerfile").is_file():
             raise MachineError(f"image folder {folder}: has no Dockerfile")
+        _require_tools(folder)
         base = self._base(step)
         name = _repository(folder)
         record = self._digests / f"{name}-{_folder_key(folder, base)}"
@@ -187,6 +188,20 @@ class ImageBuilder:
         roots = [f"--root={self._layout.image_storage}", f"--runroot={self._layout.run / 'buildah'}"]
         command = ["buildah", *roots, "--storage-driver=overlay", *arguments]
         return _run(command, f"buildah {arguments[0]}")
+
+
+def _require_tools(folder: Path) -> None:
+    missing = [name for name in ("buildah", "mmdebstrap") if shutil.which(name) is None]
+    if missing or os.geteuid() != 0:
+        reason = (
+            f"{' and '.join(missing)} missing (apt-get install {' '.join(missing)})"
+            if missing
+            else "not root"
+        )
+        raise MachineError(
+            f"image folder {folder}: cannot be built here: {reason}; or build it elsewhere and name it in the stack"
+            " file: image: HOST/NAME@sha256:DIGEST"
+        )
 
 
 def _run(command: Sequence[str], title: str, environment: dict[str, str] | None = None) -> str:

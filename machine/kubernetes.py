@@ -60,15 +60,22 @@ def configure(layout: Layout, binaries: Path) -> None:
     for user in ("kube-proxy", "coredns", "metrics-server"):
         path = layout.configuration / f"{user}.conf"
         if not path.exists():
-            client = ["--client-name", f"system:{user}", *config]
-            path.touch(mode=0o600)
-            path.write_text(_run([*kubeadm, "kubeconfig", "user", *client]))
+            _write_secret(
+                path, _run([*kubeadm, "kubeconfig", "user", "--client-name", f"system:{user}", *config])
+            )
     if not layout.kubeconfig.exists():
         admin = layout.configuration / "admin.conf"
-        context = [str(binaries / "kubectl"), "--kubeconfig", str(admin), "config", "rename-context"]
-        _run([*context, f"kubernetes-admin@{NODE_NAME}", NODE_NAME])
-        admin.chmod(0o600)
-        admin.replace(layout.kubeconfig)
+        text = admin.read_text().replace(f"kubernetes-admin@{NODE_NAME}", NODE_NAME)
+        _write_secret(layout.kubeconfig, text)
+        admin.unlink()
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """A file for root alone, there whole or not at all: an interrupted start finds no half of one."""
+    partial = path.with_suffix(".partial")
+    partial.touch(mode=0o600)
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def _run(command: Sequence[str], *, stdin: str | None = None) -> str:
