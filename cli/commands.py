@@ -168,17 +168,12 @@ def publish(
 @app.command()
 def models(stack: StackOption = "local") -> None:
     """List published models."""
-    from rich.table import Table
-
     from cli import local
 
-    table = Table("model", "format", "created", "by", "sha256", box=None, pad_edge=False)
     for version in local.choose(stack).store().versions():
         manifest = version.manifest
-        table.add_row(
-            version.reference, manifest.format, manifest.created, manifest.created_by, version.sha256
-        )
-    console().print(table)
+        columns = (f"{version.reference:<24}", f"{manifest.format:<14}", manifest.created, version.sha256)
+        typer.echo("  ".join((*columns, manifest.created_by)))
 
 
 @app.command()

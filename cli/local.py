@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from engine.plan import Engine, Preview, ResourceEvent, Result
 
 
+_CLUSTER = "cluster.json"
+"""Remembers the user's own cluster that a stack runs on; a stack without it runs on the built-in one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
     """A stack, and the platform it runs on."""
@@ -42,7 +47,7 @@ class Chosen:
     @property
     def directory(self) -> Path:
         """What is remembered about this stack between commands."""
-        return self.layout.state / "stacks" / self.stack
+        return self.layout.stacks / self.stack
 
     @cached_property
     def file(self) -> StackFile:
@@ -87,7 +92,7 @@ def choose(
 ) -> Chosen:
     """The stack on the platform that was named, now or in an earlier `up`. Raises OperationError."""
     layout = platforms.layout()
-    remembered = layout.state / "stacks" / stack / "cluster.json"
+    remembered = layout.stacks / stack / _CLUSTER
     if context is None:
         if registry or store:
             raise OperationError(
@@ -106,10 +111,13 @@ def choose(
     return Chosen(stack=stack, layout=layout, platform=platform)
 
 
-def make_engine(chosen: Chosen, engine_name: str | None, images: Mapping[str, str]) -> Engine:
+def _engine(
+    chosen: Chosen, engine_name: str | None, images: Mapping[str, str], directory: Path | None = None
+) -> Engine:
+    """The engine for this stack, with the resolved stack file in `directory`, by default the stack's own."""
     from engine import select_engine
 
-    configuration = chosen.directory / f"Pulumi.{chosen.stack}.yaml"
+    configuration = (directory or chosen.directory) / f"Pulumi.{chosen.stack}.yaml"
     chosen.file.resolve(chosen.facts(images), configuration)
     # The Pulumi CLI's language host takes the first python3 on PATH.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -140,7 +148,9 @@ def _built_images(chosen: Chosen, settings: config.Settings) -> dict[str, str]:
 
 def preview(chosen: Chosen, *, engine_name: str | None) -> Preview:
     settings = chosen.settings()
-    return make_engine(chosen, engine_name, _built_images(chosen, settings)).preview()
+    # A copy of its own: an `up` that runs meanwhile reads the other.
+    with tempfile.TemporaryDirectory(prefix="preview-") as directory:
+        return _engine(chosen, engine_name, _built_images(chosen, settings), Path(directory)).preview()
 
 
 def up(chosen: Chosen, *, engine_name: str | None, console: Console) -> None:
@@ -155,10 +165,10 @@ def _up(
     chosen: Chosen, settings: config.Settings, engine_name: str | None, console: Console
 ) -> tuple[Result, dict[str, Exchange]]:
     display, platform = chosen.display(console), chosen.platform
-    platform.up(display, console)
+    platform.up(display)
     if isinstance(platform, platforms.Existing):
         chosen.directory.mkdir(parents=True, exist_ok=True)
-        platforms.remember(chosen.directory / "cluster.json", platform)
+        platforms.remember(chosen.directory / _CLUSTER, platform)
     ports = [service.node_port for service in settings.services.values() if service.node_port]
     platform.require_free_ports(ports)
     with display.step("publish models"):
@@ -169,7 +179,7 @@ def _up(
             images[folder] = platforms.builder(chosen.layout, platform).build(ROOT / folder, step)
     with display.step("deploy") as step:
         progress = _DeployProgress(step.update)
-        result = make_engine(chosen, engine_name, images).up(progress)
+        result = _engine(chosen, engine_name, images).up(progress)
     with display.step("ask every endpoint"):
         platform.publish_ports(ports)
         exchanges = {
@@ -250,13 +260,23 @@ def down(chosen: Chosen, *, purge: bool, console: Console) -> None:
         # The offline engine's state is the cluster: where that goes, nothing has to be deleted one by one.
         if brought_up_by and chosen.platform.is_up() and not (built_in and brought_up_by == "offline"):
             with display.step("delete the stack's objects") as step:
-                make_engine(chosen, brought_up_by, {}).destroy(_DeployProgress(step.update))
+                _engine(chosen, brought_up_by, {}).destroy(_DeployProgress(step.update))
         if built_in:
             lifecycle.down(chosen.layout, display, purge=purge)
+            _forget_stacks(chosen.layout)
         else:
             shutil.rmtree(chosen.directory, ignore_errors=True)
     kept = "" if purge else "; caches and published models stay (--purge removes them)"
     console.print(f"[bold]{chosen.stack}[/]: down{kept if built_in else ''}", highlight=False)
+
+
+def _forget_stacks(layout: Layout) -> None:
+    """The stacks that ran on the platform went with it; those on clusters of the user's are still there."""
+    for directory in layout.stacks.glob("*"):
+        if not (directory / _CLUSTER).exists():
+            shutil.rmtree(directory)
+    if layout.stacks.exists() and not any(layout.stacks.iterdir()):
+        layout.stacks.rmdir()
 
 
 def deploy(
@@ -335,12 +355,12 @@ def status(chosen: Chosen, *, console: Console) -> bool:
     for it in services_status.services(
         _cluster(chosen), settings, chosen.stack, urls=_urls(chosen, settings), problem_of=problem_of
     ):
-        ready = it.ready == it.desired and it.ready > 0
-        well = well and ready
-        mark = "[green]✓[/]" if ready else "[red]✗[/]"
-        console.print(
-            f"{mark} {it.name}  {it.serves}  {it.ready}/{it.desired} ready  {it.url}", highlight=False
+        well = well and it.well
+        mark = "[green]✓[/]" if it.well else "[red]✗[/]"
+        serving = (
+            ", ".join(f"{part.what} {part.ready}/{part.replicas} ready" for part in it.serving) or "nothing"
         )
+        console.print(f"{mark} {it.name}  {serving}  {it.url}", highlight=False)
         for problem in it.problems:
             console.print(f"    {problem.replace(chr(10), chr(10) + '    ')}", highlight=False, markup=False)
     return well

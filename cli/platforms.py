@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
-from rich.console import Console
 
 from machine import kubernetes, lifecycle, packages
 from machine.images import ImageBuilder, Registry
@@ -58,7 +56,7 @@ class Platform(Protocol):
     def environment(self) -> Mapping[str, str]:
         """What a Kubernetes client needs in its environment."""
 
-    def up(self, progress: Progress, console: Console) -> None: ...
+    def up(self, progress: Progress) -> None: ...
 
     def is_up(self) -> bool: ...
 
@@ -81,22 +79,9 @@ class BuiltIn:
     def environment(self) -> Mapping[str, str]:
         return kubernetes.environment(self.layout)
 
-    def up(self, progress: Progress, console: Console) -> None:
+    def up(self, progress: Progress) -> None:
         lifecycle.check(self.layout)
-        if missing := packages.missing():
-            console.print("These distribution packages are needed and will be installed:")
-            for package in missing:
-                console.print(f"  {package.name}: {package.reason}", highlight=False)
-            if sys.stdin.isatty() and console.input("Install them? [Y/n] ").strip().lower() not in {
-                "",
-                "y",
-                "yes",
-            }:
-                raise OperationError(
-                    "distribution packages: not installed; use a cluster that you have: --context NAME"
-                )
-            with progress.step("install distribution packages"):
-                packages.install(missing)
+        packages.ensure()
         lifecycle.up(self.layout, progress)
 
     def is_up(self) -> bool:
@@ -125,7 +110,7 @@ class Existing:
     def environment(self) -> Mapping[str, str]:
         return {}
 
-    def up(self, progress: Progress, console: Console) -> None:
+    def up(self, progress: Progress) -> None:
         """It is the user's: nothing is started."""
 
     def is_up(self) -> bool:

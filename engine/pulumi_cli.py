@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,15 +45,21 @@ from engine.plan import (
 from engine.state import State
 from engine.values import SIGNATURE, UNKNOWN_ON_THE_WIRE
 
-# The two halves of a replacement are left to the `replace` that goes with them.
+# The SDK warns on stderr about an event stream that ends early; the run's own error says more.
+warnings.filterwarnings("ignore", "Error in event stream", UserWarning)
+
 _OPERATIONS = {
     "same": Operation.SAME,
     "create": Operation.CREATE,
     "import": Operation.CREATE,
     "update": Operation.UPDATE,
     "replace": Operation.REPLACE,
+    "create-replacement": Operation.REPLACE,
+    "delete-replaced": Operation.REPLACE,
     "delete": Operation.DELETE,
 }
+_HALVES = {"create-replacement", "delete-replaced"}
+"""Where the time of a replacement goes; its changes are those of the `replace` that goes with them."""
 
 
 class PulumiEngine:
@@ -112,7 +119,7 @@ class PulumiEngine:
         except auto.ConcurrentUpdateError as error:
             raise EngineError(f"stack {self.program.stack} is being changed:\n{_last_lines(error)}") from None
         except auto.CommandError as error:
-            said = [it.text for it in run.messages if it.severity == "error"]
+            said = [it.text for it in run.messages if it.severity == "error" and it.text != "update failed"]
             text = "\n".join(dict.fromkeys(concise(it, self.program.directory) for it in said))
             raise EngineError(text or _last_lines(error)) from None
         except (auto.InvalidVersionError, FileNotFoundError) as error:
@@ -213,8 +220,9 @@ class _Run:
         identity = Identity(urn=step.urn, type=step.type, name=step.urn.rpartition("::")[2])
         if status is Status.STARTED:
             self._began[step.urn] = time.monotonic()
-            changes = property_changes(step)
-            self.changes[step.urn] = ResourceChange(**identity, operation=operation, changes=changes)
+            if step.op not in _HALVES:
+                changes = property_changes(step)
+                self.changes[step.urn] = ResourceChange(**identity, operation=operation, changes=changes)
         if self._report:
             seconds = time.monotonic() - self._began.get(step.urn, self.started)
             self._report(ResourceEvent(**identity, operation=operation, status=status, seconds=seconds))
@@ -254,6 +262,8 @@ class _Cli(auto.PulumiCommand):
             result = auto.CommandResult(out.read(), err.read(), process.returncode)
         if interrupted:
             raise KeyboardInterrupt
+        if result.code < 0:
+            raise EngineError(f"the Pulumi CLI was ended by {signal.Signals(-result.code).name}")
         if result.code:
             raise create_command_error(result)
         return result

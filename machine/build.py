@@ -15,6 +15,7 @@ from pathlib import Path
 from machine.errors import MachineError
 from machine.kubernetes import KUBERNETES_VERSION
 from machine.layout import Layout
+from machine.locks import turn
 from machine.progress import Step
 
 SOURCE = Path(__file__).parent / "go"
@@ -66,8 +67,14 @@ def ensure(layout: Layout, step: Step) -> Path:
     An interrupted build continues where it was. Its caches, several GiB, are removed when it has succeeded.
     """
     target = directory(layout)
-    if target.exists():
-        return target
+    if not target.exists():
+        with turn(target.parent):
+            if not target.exists():  # nobody has built it while we waited
+                _build(layout, target, step)
+    return target
+
+
+def _build(layout: Layout, target: Path, step: Step) -> None:
     work = layout.cache / "go"
     partial = target.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -89,7 +96,6 @@ def ensure(layout: Layout, step: Step) -> Path:
     partial.rename(target)
     # The module cache is read-only on purpose, which rmtree as root does not mind.
     shutil.rmtree(work, ignore_errors=True)
-    return target
 
 
 def _download(go: str, environment: dict[str, str], step: Step) -> None:

@@ -19,10 +19,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 from machine.errors import MachineError
 from machine.layout import Layout
+from machine.locks import turn
 from machine.progress import Step
 
 _SUITE = "bookworm"
@@ -55,7 +57,8 @@ class ImageBuilder:
     def __init__(self, layout: Layout, registry: Registry) -> None:
         self._layout = layout
         self._registry = registry
-        self._digests = layout.cache / "images" / "digests"
+        self._work = layout.cache / "images"
+        self._digests = self._work / "digests" / registry.name.replace("/", "_")
 
     def built(self, folder: Path) -> str | None:
         """The reference of the image that this folder's content gives, if the registry has it."""
@@ -73,12 +76,15 @@ class ImageBuilder:
         if not (folder / "Dockerfile").is_file():
             raise MachineError(f"image folder {folder}: has no Dockerfile")
         _require_tools(folder)
+        with turn(self._work):
+            return self._build(folder, _repository(folder), step)
+
+    def _build(self, folder: Path, name: str, step: Step) -> str:
         base = self._base(step)
-        name = _repository(folder)
         record = self._digests / f"{name}-{_folder_key(folder, base)}"
         if known := self._known(name, record):
             return known
-        with tempfile.TemporaryDirectory(prefix="context-", dir=self._work()) as directory:
+        with tempfile.TemporaryDirectory(prefix="context-", dir=self._work) as directory:
             context = Path(directory, "context")
             shutil.copytree(folder, context, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
             if (context / "requirements.txt").exists():
@@ -86,18 +92,9 @@ class ImageBuilder:
                 _install_packages(context / "requirements.txt", context / "site-packages")
             step.update("building")
             local = f"localhost/{name}"
-            arguments = ["--build-arg", f"BASE={base}", "--tls-verify=false"]
-            self._buildah(
-                "build",
-                "--quiet",
-                "--layers",
-                "--isolation=chroot",
-                f"--timestamp={_EPOCH}",
-                *arguments,
-                "--tag",
-                local,
-                directory + "/context",
-            )
+            # chroot: no daemon and no network set-up; the build needs neither.
+            how = ["--quiet", "--layers", "--isolation=chroot", f"--timestamp={_EPOCH}", self._tls]
+            self._buildah("build", *how, "--build-arg", f"BASE={base}", "--tag", local, str(context))
         return self._push(local, name, record, step)
 
     def import_binary(self, binary: Path, name: str) -> None:
@@ -106,6 +103,10 @@ class ImageBuilder:
         record = self._digests / reference
         if self._known(name, record):
             return
+        with turn(self._work):
+            self._import_binary(binary, name, record)
+
+    def _import_binary(self, binary: Path, name: str, record: Path) -> None:
         container = self._buildah("from", "scratch")
         try:
             self._buildah("copy", "--quiet", container, str(binary), f"/{binary.name}")
@@ -123,7 +124,7 @@ class ImageBuilder:
         if known := self._known("base", record):
             return self._pullable(known)
         step.update(f"making the base image from {_SUITE}'s packages")
-        with tempfile.TemporaryDirectory(prefix="base-", dir=self._work()) as directory:
+        with tempfile.TemporaryDirectory(prefix="base-", dir=self._work) as directory:
             archive = Path(directory, "base.tar")
             _bootstrap(archive)
             container = self._buildah("from", "scratch")
@@ -142,11 +143,10 @@ class ImageBuilder:
     def _push(self, local: str, name: str, record: Path, step: Step | None, *, tag: str | None = None) -> str:
         if step:
             step.update("pushing")
-        with tempfile.TemporaryDirectory(dir=self._work()) as directory:
+        with tempfile.TemporaryDirectory(dir=self._work) as directory:
             digest_file = Path(directory, "digest")
             destination = f"docker://{self._registry.address}/{name}{f':{tag}' if tag else ''}"
-            verify = [f"--tls-verify={str(not self._registry.plain_http).lower()}"]
-            self._buildah("push", "--quiet", *verify, f"--digestfile={digest_file}", local, destination)
+            self._buildah("push", "--quiet", self._tls, f"--digestfile={digest_file}", local, destination)
             digest = digest_file.read_text().strip()
         reference = f"{self._registry.name}/{name}@{digest}"
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -156,33 +156,31 @@ class ImageBuilder:
         return reference
 
     def _known(self, name: str, record: Path) -> str | None:
-        """The recorded reference, if it is of this registry and the registry still has it."""
+        """The recorded reference, if the registry still has it."""
         try:
             reference = record.read_text()
         except FileNotFoundError:
             return None
-        registry, _, digest = reference.partition(f"/{name}@")
-        if registry != self._registry.name:
-            return None
+        digest = reference.rpartition("@")[2]
         scheme = "http" if self._registry.plain_http else "https"
-        manifest_types = "application/vnd.oci.image.manifest.v1+json"
+        host, _, path = f"{self._registry.address}/{name}".partition("/")
         request = urllib.request.Request(
-            f"{scheme}://{self._registry.address}/v2/{name}/manifests/{digest}",
+            f"{scheme}://{host}/v2/{path}/manifests/{digest}",
             method="HEAD",
-            headers={"Accept": manifest_types},
+            headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
         )
         try:
             with urllib.request.urlopen(request, timeout=10):
                 return reference
-        except urllib.error.HTTPError:
-            return None
+        except urllib.error.HTTPError as error:
+            # One that asks for a login took the image when it was pushed with one.
+            return reference if error.code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) else None
         except OSError as error:
             raise MachineError(f"image registry {self._registry.address}: {error}") from error
 
-    def _work(self) -> Path:
-        work = self._layout.cache / "images"
-        work.mkdir(parents=True, exist_ok=True)
-        return work
+    @property
+    def _tls(self) -> str:
+        return f"--tls-verify={str(not self._registry.plain_http).lower()}"
 
     def _buildah(self, *arguments: str) -> str:
         roots = [f"--root={self._layout.image_storage}", f"--runroot={self._layout.run / 'buildah'}"]
@@ -193,11 +191,7 @@ class ImageBuilder:
 def _require_tools(folder: Path) -> None:
     missing = [name for name in ("buildah", "mmdebstrap") if shutil.which(name) is None]
     if missing or os.geteuid() != 0:
-        reason = (
-            f"{' and '.join(missing)} missing (apt-get install {' '.join(missing)})"
-            if missing
-            else "not root"
-        )
+        reason = f"{' and '.join(missing)} missing" if missing else "not root"
         raise MachineError(
             f"image folder {folder}: cannot be built here: {reason}; or build it elsewhere and name it in the stack"
             " file: image: HOST/NAME@sha256:DIGEST"

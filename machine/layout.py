@@ -99,6 +99,11 @@ class Layout:
         return self.state / "logs"
 
     @property
+    def stacks(self) -> Path:
+        """What commands remember of each stack; not of the platform, and not removed with it."""
+        return self.state / "stacks"
+
+    @property
     def containerd_socket(self) -> Path:
         return self.run / "containerd.sock"
 

@@ -1,12 +1,18 @@
-"""The distribution's packages that the platform is made of."""
+"""The distribution's packages that the platform is made of.
+
+`python3 -m machine.packages [NAME...]` installs what is missing with nothing but the standard library: the launcher
+calls it where Python cannot make a virtual environment yet.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +32,9 @@ class Package:
     def installed(self) -> bool:
         return Path(self.provides).exists()
 
+
+# Of the Python that runs this; Debian splits it off.
+_ENSUREPIP = str(Path(sysconfig.get_path("stdlib"), "ensurepip", "__init__.py"))
 
 PACKAGES = (
     Package(name="buildah", provides="/usr/bin/buildah", reason="builds images without a daemon"),
@@ -58,12 +67,35 @@ PACKAGES = (
     Package(name="iproute2", provides="/usr/sbin/ip", reason="the platform's network namespace"),
     Package(name="mmdebstrap", provides="/usr/bin/mmdebstrap", reason="makes the base image"),
     Package(name="nftables", provides="/usr/sbin/nft", reason="kube-proxy's rules"),
+    Package(name="python3-venv", provides=_ENSUREPIP, reason="makes the virtual environment"),
     Package(name="runc", provides="/usr/sbin/runc", reason="runs containers"),
 )
 
 
 def missing() -> list[Package]:
     return [package for package in PACKAGES if not package.installed]
+
+
+def ensure(*, only: Collection[str] = ()) -> None:
+    """Install what is missing, `only` these if any are named: listed first, and asked about once on a terminal.
+
+    Raises MachineError when the answer is no.
+    """
+    wanted = [package for package in missing() if not only or package.name in only]
+    if not wanted:
+        return
+    print("These distribution packages are needed and will be installed:", file=sys.stderr)
+    for package in wanted:
+        print(f"  {package.name}: {package.reason}", file=sys.stderr)
+    if sys.stdin.isatty():
+        print("Install them? [Y/n] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in {"", "y", "yes"}:
+            raise MachineError(
+                f"distribution packages {' '.join(package.name for package in wanted)}: not installed, as you said;"
+                " to do without them, use a cluster that you have: --context NAME --registry HOST --store URL"
+            )
+    print("Installing them with apt-get; this takes about half a minute.", file=sys.stderr)
+    install(wanted)
 
 
 def install(packages: Sequence[Package]) -> None:
@@ -112,3 +144,10 @@ def _apt(*arguments: str) -> None:
         raise MachineError(
             f"{' '.join(command[:1] + list(arguments))} failed:\n{(done.stderr or done.stdout)[-2000:].strip()}"
         )
+
+
+if __name__ == "__main__":
+    try:
+        ensure(only=sys.argv[1:])
+    except MachineError as error:
+        sys.exit(f"error: {error}")

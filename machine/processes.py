@@ -82,7 +82,10 @@ def start(layout: Layout, process: Process) -> bool:
         stop(layout, process.name)
     layout.run.mkdir(parents=True, exist_ok=True)
     layout.logs.mkdir(parents=True, exist_ok=True)
-    with log_file(layout, process.name).open("wb") as log:
+    log_path = log_file(layout, process.name)
+    if log_path.exists():
+        log_path.replace(log_path.with_suffix(".log.1"))  # why the last one ended
+    with log_path.open("wb") as log:
         started = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

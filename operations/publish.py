@@ -34,6 +34,8 @@ def publish(
         return store.publish(path)
     if name is None:
         raise OperationError(f"{path}: say what the model is called: --name NAME")
+    if problem := schema.name_problem(name) or (version and schema.version_problem(version)):
+        raise OperationError(problem)
     with artifact(
         path, name=name, version=version or next_version(store, name), trust_pickle=trust_pickle
     ) as directory:

@@ -21,15 +21,30 @@ class Cluster(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Serving:
+    """Replicas that run the same thing: `what` is `model@version`, or the image."""
+
+    what: str
+    ready: int
+    replicas: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServiceStatus:
-    """One service. `serves` is `model@version`, or the image; `problems` are the pods' own words."""
+    """One service. During a rollout it serves two things; `problems` are the pods' own words."""
 
     name: str
-    serves: str
-    ready: int
-    desired: int
+    wanted: str
+    serving: tuple[Serving, ...]
+    desired_replicas: int
     url: str
     problems: tuple[str, ...]
+
+    @property
+    def well(self) -> bool:
+        """All that should run is ready, and nothing else runs."""
+        full = Serving(what=self.wanted, ready=self.desired_replicas, replicas=self.desired_replicas)
+        return self.desired_replicas > 0 and self.serving == (full,)
 
 
 def services(
@@ -45,17 +60,18 @@ def services(
     found = []
     for name in settings.services:
         deployment = cluster.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
-        pods = _pods(cluster, namespace, name)
+        pods = [pod for pod in _pods(cluster, namespace, name) if "deletionTimestamp" not in pod["metadata"]]
         if deployment is None:
             problems: tuple[str, ...] = ("not deployed: ./maas up",)
         else:
             problems = tuple(filter(None, (_explain(cluster, pod, problem_of) for pod in pods)))
+        spec = (deployment or {}).get("spec", {})
         found.append(
             ServiceStatus(
                 name=name,
-                serves=_serves(deployment),
-                ready=(deployment or {}).get("status", {}).get("readyReplicas", 0),
-                desired=(deployment or {}).get("spec", {}).get("replicas", 0),
+                wanted=_serves(spec["template"]["spec"]) if spec else "",
+                serving=_serving(pods),
+                desired_replicas=spec.get("replicas", 0),
                 url=urls.get(name, ""),
                 problems=problems,
             )
@@ -63,11 +79,20 @@ def services(
     return found
 
 
-def _serves(deployment: Object | None) -> str:
-    """What the running pods serve, from the cluster and not from the stack file, which may be ahead of it."""
-    if deployment is None:
-        return ""
-    container = deployment["spec"]["template"]["spec"]["containers"][0]
+def _serving(pods: list[Object]) -> tuple[Serving, ...]:
+    """From the pods and not from the stack file, nor from the Deployment: both may be ahead of them."""
+    ready_of: dict[str, list[bool]] = {}
+    for pod in pods:
+        conditions = pod.get("status", {}).get("conditions", ())
+        ready = any(it["type"] == "Ready" and it["status"] == "True" for it in conditions)
+        ready_of.setdefault(_serves(pod["spec"]), []).append(ready)
+    return tuple(
+        Serving(what=what, ready=sum(ready), replicas=len(ready)) for what, ready in sorted(ready_of.items())
+    )
+
+
+def _serves(pod_spec: Object) -> str:
+    container = pod_spec["containers"][0]
     environment = {item["name"]: item.get("value", "") for item in container.get("env", ())}
     if "MODEL_NAME" in environment:
         return f"{environment['MODEL_NAME']}@{environment['MODEL_VERSION']}"

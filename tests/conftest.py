@@ -6,7 +6,9 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--no-skips", action="store_true", help="Fail the run when any test is skipped; name them.")
+    parser.addoption(
+        "--no-skips", action="store_true", help="Fail the run when any test is skipped; name them."
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -52,7 +52,15 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         # A daemon: a download that hangs must not keep the process from ending.
-        threading.Thread(target=load, args=(self._registry, self._settings), name="load", daemon=True).start()
+        threading.Thread(
+            target=self._load, args=(asyncio.get_running_loop(),), name="load", daemon=True
+        ).start()
+
+    def _load(self, loop: asyncio.AbstractEventLoop) -> None:
+        load(self._registry, self._settings)
+        if self._registry.hopeless:
+            # An orchestrator sees, reports and retries a process that ends; one that is never ready waits unseen.
+            loop.call_soon_threadsafe(self._stop)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -97,7 +105,7 @@ def run(cpus: int) -> int:
         uvloop.run(_Server(config, registry, settings).serve(sockets=[listener]))
     if registry.problem is not None:
         _write_last_words(registry.problem)
-    return 0
+    return 1 if registry.hopeless else 0
 
 
 def _listen(settings: Settings) -> socket.socket:

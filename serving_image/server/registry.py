@@ -32,7 +32,14 @@ class Registry:
         self._models: dict[str, dict[str, Model]] = {}
         # Why the server as a whole is not ready.
         self.problem = problem
+        # Whether that is final: a refused model stays refused.
+        self.refused = False
         self.draining = False
+
+    @property
+    def hopeless(self) -> bool:
+        """Nothing is served and nothing will be: every model was refused."""
+        return self.refused and not self._models
 
     @property
     def not_ready(self) -> str | None:
@@ -51,6 +58,7 @@ class Registry:
             versions[model.manifest.version] = model
         self._models = served
         self.problem = problem
+        self.refused = problem is not None
 
     def versions(self, name: str) -> list[str]:
         return list(self._models.get(name, ()))
@@ -82,7 +90,7 @@ def load(registry: Registry, settings: Settings) -> None:
             time.sleep(delay)
             delay = min(2 * delay, _LAST_RETRY_SECONDS)
         except Exception as error:  # noqa: BLE001 - the thread's boundary: readiness must say why
-            registry.problem = f"loading failed: {type(error).__name__}: {error}"
+            registry.serve((), f"loading failed: {type(error).__name__}: {error}")
             _log.exception(registry.problem)
             return
         else:

@@ -47,6 +47,17 @@ class Checkout:
         assert "Traceback (most recent call last)" not in done.stdout.replace("    | ", ""), done.stdout
         return done.stdout
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command and leave it running."""
+        return subprocess.Popen(
+            [self.root / "maas", *arguments],
+            env=os.environ | {"MAAS_STATE_DIR": str(STATE)} | dict(self.environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+
     def edit(self, pattern: str, replacement: str) -> None:
         """Replace the one place in the stack file that matches."""
         text, count = re.subn(pattern, replacement, self.stack_file.read_text())

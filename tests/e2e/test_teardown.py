@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
 
 import httpx
+import pytest
 
 from machine import cgroups, processes
 from machine.layout import Layout
-from tests.e2e.conftest import IRIS_PORT, STATE, Checkout
+from tests.e2e.conftest import IRIS_PORT, STATE, Checkout, wait_until
 
 
 def _layout() -> Layout:
@@ -47,7 +49,12 @@ def test_down_leaves_nothing_of_the_platform_behind(platform: Checkout) -> None:
     printed = platform.maas("down")
 
     assert "down" in printed
-    assert [pid for pid in pods if Path("/proc", str(pid)).exists()] == []
+    # One that was killed may take init a moment to bury.
+    wait_until(
+        lambda: not any(Path("/proc", str(pid)).exists() for pid in pods),
+        timeout_seconds=5,
+        what="every process's end",
+    )
     assert _commands_mentioning(str(STATE), layout.node_address) == []
     assert [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(STATE) in line] == []
     assert list(Path("/run/netns").glob(f"*{layout.identity}*")) == []
@@ -63,6 +70,25 @@ def test_down_leaves_nothing_of_the_platform_behind(platform: Checkout) -> None:
 
 
 def test_up_after_down_serves_again_from_the_caches(checkout: Checkout) -> None:
+    checkout.maas("up")
+    assert httpx.get(f"http://127.0.0.1:{IRIS_PORT}/v2/health/ready", trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "after_seconds", "code"),
+    [(signal.SIGINT, 3, 130), (signal.SIGKILL, 7, -9), (signal.SIGINT, 11, 130)],
+)
+def test_up_continues_where_an_interrupted_one_ended(
+    checkout: Checkout, sent: signal.Signals, after_seconds: float, code: int
+) -> None:
+    checkout.maas("down")
+    interrupted = checkout.start("up")
+    with pytest.raises(subprocess.TimeoutExpired):
+        interrupted.wait(after_seconds)
+    interrupted.send_signal(sent)
+    printed, _ = interrupted.communicate(timeout=20)
+    assert interrupted.returncode == code, printed
+    assert "Traceback" not in printed
     checkout.maas("up")
     assert httpx.get(f"http://127.0.0.1:{IRIS_PORT}/v2/health/ready", trust_env=False).status_code == 200
 

@@ -147,7 +147,14 @@ class Server:
     def wait_until_ready(self) -> None:
         self.wait_until(lambda answer: answer.status_code == 200)
 
-    def wait_until_refused(self) -> str:
+    def wait_until_it_gives_up(self) -> str:
+        """The last words of a server that has nothing to serve and never will; its exit code is 1."""
+        assert self.process.wait(DEADLINE_SECONDS) == 1
+        errors = [line["message"] for line in self.log_lines() if line["severity"] == "ERROR"]
+        assert len(errors) == 1
+        return str(errors[0])
+
+    def wait_until_unready(self) -> str:
         """Why the server is not ready, once it has looked at the model."""
         answer = self.wait_until(lambda answer: answer.json()["error"] != "models are loading")
         assert answer.status_code == 503

@@ -27,7 +27,9 @@ Answer = tuple[int, object]
 
 INFER = "/v2/models/iris/infer"
 METADATA = {"name": "iris", "inputs": [{"name": "input", "datatype": "FP64", "shape": [-1, 4]}]}
-PREDICTION = {"outputs": [{"name": "predict", "datatype": "INT64", "shape": [1], "data": [0]}]}
+PREDICTION: dict[str, Any] = {
+    "outputs": [{"name": "predict", "datatype": "INT64", "shape": [1], "data": [0]}]
+}
 
 
 @dataclass(kw_only=True)
@@ -56,7 +58,7 @@ def _listen(port: int = 0) -> tuple[http.server.ThreadingHTTPServer, Server]:
             self.end_headers()
             self.wfile.write(encoded)
 
-        do_POST = do_GET
+        do_POST = do_GET  # noqa: N815 - the names are http.server's
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Tests are silent."""
@@ -103,7 +105,9 @@ def outputs(*values: object, name: str = "output") -> dict[str, Any]:
         ("[[[1]], [[2]]]", [2, 1, 1]),
     ],
 )
-def test_an_array_becomes_a_request_for_the_models_one_input(data: str, shape: list[int], server: Server) -> None:
+def test_an_array_becomes_a_request_for_the_models_one_input(
+    data: str, shape: list[int], server: Server
+) -> None:
     server.answers = {"/v2/models/iris": (200, METADATA), INFER: (200, PREDICTION)}
     assert inference.predict(server.url, "iris", data) == PREDICTION
     tensor = {"name": "input", "datatype": "FP64", "shape": shape, "data": json.loads(data)}
@@ -119,7 +123,9 @@ def test_an_object_is_sent_as_it_is_and_nothing_else_is_asked(server: Server) ->
 
 @pytest.mark.parametrize("data", ["", "[1,", "5.1, 3.5", "[[NaN]]", "[Infinity]", 100_000 * "["])
 def test_data_that_is_no_json_is_refused_before_anything_is_asked(data: str, server: Server) -> None:
-    with pytest.raises(OperationError, match=r"^data '.*': not JSON \(.*\); expected an array such as '\[\[5\.1"):
+    with pytest.raises(
+        OperationError, match=r"^data '.*': not JSON \(.*\); expected an array such as '\[\[5\.1"
+    ):
         inference.predict(server.url, "iris", data)
     assert server.requests == []
 
@@ -130,7 +136,9 @@ def test_an_array_for_a_model_of_several_inputs_is_refused_with_their_names(
 ) -> None:
     server.answers = {"/v2/models/iris": (200, METADATA | {"inputs": inputs})}
     names = ", ".join(tensor["name"] for tensor in inputs)
-    with pytest.raises(OperationError, match=f"^model 'iris': has the inputs {names}; give a whole request: "):
+    with pytest.raises(
+        OperationError, match=f"^model 'iris': has the inputs {names}; give a whole request: "
+    ):
         inference.predict(server.url, "iris", "[1]")
 
 
@@ -146,7 +154,9 @@ def test_an_array_for_a_model_of_several_inputs_is_refused_with_their_names(
         (302, b"", "HTTP 302: "),
     ],
 )
-def test_a_refusal_is_told_in_the_servers_own_words(status: int, body: object, message: str, server: Server) -> None:
+def test_a_refusal_is_told_in_the_servers_own_words(
+    status: int, body: object, message: str, server: Server
+) -> None:
     server.answers = {INFER: (status, body)}
     with pytest.raises(OperationError) as caught:
         inference.predict(server.url, "iris", "{}")
@@ -154,10 +164,14 @@ def test_a_refusal_is_told_in_the_servers_own_words(status: int, body: object, m
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"", b"\xff", [], {}, "text", {"outputs_": []}])
-def test_an_answer_of_something_else_than_a_model_server_is_no_prediction(body: object, server: Server) -> None:
+def test_an_answer_of_something_else_than_a_model_server_is_no_prediction(
+    body: object, server: Server
+) -> None:
     server.answers = {INFER: (200, body), "/v2/models/iris": (200, body)}
     for data in ("{}", "[1]"):
-        with pytest.raises(OperationError, match=rf"^{server.url}/v2/models/iris.*: not a model server's answer: "):
+        with pytest.raises(
+            OperationError, match=rf"^{server.url}/v2/models/iris.*: not a model server's answer: "
+        ):
             inference.predict(server.url, "iris", data)
 
 
@@ -179,11 +193,13 @@ def test_no_proxy_of_the_environment_comes_between(
 VERSIONED = "/v2/models/iris/versions/1/infer"
 
 
-@pytest.mark.parametrize("answer", [outputs(0.5), outputs(0.500001), {"outputs": [*outputs(0.5)["outputs"], PREDICTION]}])
+@pytest.mark.parametrize(
+    "answer",
+    [outputs(0.5), outputs(0.500001), {"outputs": [*PREDICTION["outputs"], *outputs(0.5)["outputs"]]}],
+)
 def test_the_answer_to_the_manifests_sample_is_repeatable(
     answer: dict[str, Any], manifest: Manifest, server: Server
 ) -> None:
-    answer["outputs"] = [tensor.get("outputs", [tensor])[0] for tensor in answer["outputs"]]
     server.answers = {VERSIONED: (200, answer)}
     exchange = inference.verify_model(server.url, manifest)
     assert server.asked(VERSIONED) == manifest.sample.request == exchange.request
@@ -251,10 +267,11 @@ def test_a_service_is_healthy_when_its_path_answers_2xx(server: Server) -> None:
 @pytest.mark.parametrize("status", [302, 404, 500, 503])
 def test_any_other_answer_is_an_error_at_once(status: int, manifest: Manifest, server: Server) -> None:
     server.answers = {path: (status, {"error": "not now"}) for path in ("/healthz", VERSIONED)}
-    for verify in (
+    verifications: list[Callable[[], object]] = [
         lambda: inference.verify_health(server.url, "/healthz"),
         lambda: inference.verify_model(server.url, manifest),
-    ):
+    ]
+    for verify in verifications:
         server.requests.clear()
         with pytest.raises(OperationError, match=f"HTTP {status}: not now$"):
             verify()
@@ -265,7 +282,8 @@ def test_no_connection_is_asked_again_until_there_is_one(
     closed_port: int, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server opens its port between two questions, in the pause that a user would not notice."""
-    pauses, started = [], []
+    pauses: list[float] = []
+    started: list[tuple[http.server.ThreadingHTTPServer, threading.Thread]] = []
 
     def pause(seconds: float) -> None:
         pauses.append(seconds)
@@ -301,7 +319,9 @@ REQUESTS: list[Mapping[str, Any] | None] = [
 
 @pytest.mark.parametrize("request_", REQUESTS)
 @pytest.mark.parametrize("path", ["/healthz", "/ready?a=1&b=$(id);c='d'"])
-def test_the_curl_line_means_the_same_request_to_a_shell(request_: Mapping[str, Any] | None, path: str) -> None:
+def test_the_curl_line_means_the_same_request_to_a_shell(
+    request_: Mapping[str, Any] | None, path: str
+) -> None:
     line = Exchange(url=f"http://127.0.0.1:30080{path}", request=request_, response="").curl
     assert "\n" not in line
     shell = subprocess.run(

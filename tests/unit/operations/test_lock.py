@@ -24,7 +24,9 @@ with exclusive(Path(sys.argv[1]), "maas up local"):
 """
 
 
-def test_a_second_command_is_refused_with_who_holds_the_lock_and_a_killed_holder_leaves_none(tmp_path: Path) -> None:
+def test_a_second_command_is_refused_with_who_holds_the_lock_and_a_killed_holder_leaves_none(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "not yet there" / "lock"
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -63,7 +65,9 @@ def test_a_holder_that_has_not_signed_yet_is_no_failure(text: str, tmp_path: Pat
     path = tmp_path / "lock"
     with exclusive(path, "maas up"):
         path.write_text(text)
-        message = "^maas down: another command is changing this platform: one that has just started; try again$"
+        message = (
+            "^maas down: another command is changing this platform: one that has just started; try again$"
+        )
         with pytest.raises(OperationError, match=message), exclusive(path, "maas down"):
             raise AssertionError
 
@@ -82,5 +86,8 @@ def test_a_shorter_signature_replaces_a_longer_one(tmp_path: Path) -> None:
 def test_a_place_where_no_lock_can_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "file" / "lock"):
-        with pytest.raises(OperationError, match=f"^lock {path}: cannot be opened: "), exclusive(path, "maas up"):
+        with (
+            pytest.raises(OperationError, match=f"^lock {path}: cannot be opened: "),
+            exclusive(path, "maas up"),
+        ):
             raise AssertionError

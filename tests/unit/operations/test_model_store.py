@@ -45,7 +45,9 @@ def test_the_store_holds_the_artifact_byte_for_byte_in_its_layout(
 ) -> None:
     artifact = make_artifact()
     store.publish(artifact)
-    assert tree(store_directory) == {f"models/iris/1/{path}": content for path, content in tree(artifact).items()}
+    assert tree(store_directory) == {
+        f"models/iris/1/{path}": content for path, content in tree(artifact).items()
+    }
 
 
 def test_versions_are_listed_by_name_and_then_by_date(store: ModelStore, make_artifact: MakeArtifact) -> None:
@@ -67,7 +69,12 @@ def test_files_that_are_no_manifest_of_a_version_are_not_listed(
     store: ModelStore, store_directory: Path, make_artifact: MakeArtifact
 ) -> None:
     store.publish(make_artifact())
-    for path in ("models/manifest.json", "models/iris/manifest.json", "models/iris/1/x/manifest.json", "README"):
+    for path in (
+        "models/manifest.json",
+        "models/iris/manifest.json",
+        "models/iris/1/x/manifest.json",
+        "README",
+    ):
         (store_directory / path).parent.mkdir(exist_ok=True)
         (store_directory / path).write_text("{}")
     assert references(store) == ["iris@1"]
@@ -146,7 +153,9 @@ def test_other_content_under_a_published_version_is_refused(
 ) -> None:
     store.publish(make_artifact(content=b"first"))
     before = tree(store_directory)
-    with pytest.raises(OperationError, match=r"^model iris@1: published already in .*other content.*--version$"):
+    with pytest.raises(
+        OperationError, match=r"^model iris@1: published already in .*other content.*--version$"
+    ):
         store.publish(make_artifact(content=b"second"))
     assert tree(store_directory) == before
 
@@ -191,7 +200,9 @@ def test_of_publishers_at_once_one_wins_and_the_others_say_so(
     assert tree(tmp_path / "pulled") == tree(artifacts[winner])
 
 
-def test_publishers_of_the_same_artifact_at_once_all_succeed(store: ModelStore, make_artifact: MakeArtifact) -> None:
+def test_publishers_of_the_same_artifact_at_once_all_succeed(
+    store: ModelStore, make_artifact: MakeArtifact
+) -> None:
     artifact = make_artifact()
     results = publish_at_once(store.url, 4 * [artifact])
     assert results == 4 * [store.version("iris", "1")]
@@ -260,7 +271,9 @@ def test_a_pull_does_not_write_into_what_is_there(
 ) -> None:
     store.publish(make_artifact())
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(OperationError, match=r"^destination .*/mine: exists already; name another with --to$"):
+    with pytest.raises(
+        OperationError, match=r"^destination .*/mine: exists already; name another with --to$"
+    ):
         store.pull("iris", "1", tmp_path / "mine")
     with pytest.raises(OperationError, match=r"^destination .*/mine/below: File exists$"):
         store.pull("iris", "1", tmp_path / "mine" / "below")
@@ -279,7 +292,9 @@ def test_a_version_that_is_not_published_is_refused_with_those_that_are(
 
     for version in ("2", "1"):
         store.publish(make_artifact(version=version))
-    with pytest.raises(OperationError, match=r"^model iris@3: not in file:.*; published are 1, 2\. Publish it: "):
+    with pytest.raises(
+        OperationError, match=r"^model iris@3: not in file:.*; published are 1, 2\. Publish it: "
+    ):
         ask("iris", "3")
     # Not a prefix: "iri" is another model.
     with pytest.raises(OperationError, match=r"^model iri@1: not in .*; no version of 'iri' is published\. "):
@@ -312,13 +327,16 @@ def test_a_reference_is_a_name_and_a_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["models", "", "/srv/models", "ftp://host/models", "s3://", "file://models", "file:", "file:///"[:7]]
+    "url",
+    ["models", "", "/srv/models", "ftp://host/models", "s3://", "file://models", "file:", "file:///"[:7]],
 )
 def test_an_address_of_no_store_is_refused_with_what_is_allowed(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OperationError, match=r"^model store '.*': .*; allowed are file:///path, s3://, gs://, az://"):
+    with pytest.raises(
+        OperationError, match=r"^model store '.*': .*; allowed are file:///path, s3://, gs://, az://"
+    ):
         ModelStore(url)
     assert list(tmp_path.iterdir()) == []
 

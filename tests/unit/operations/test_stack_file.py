@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parents[3]
 SHA256 = 64 * "b"
 OLD = 64 * "a"
 
+MODEL = {"name": "iris", "version": "1", "sha256": OLD}
 HEAD = """\
 config:
   model-serving:target: local
@@ -72,7 +74,9 @@ def test_only_the_changed_values_of_the_real_stack_file_change(tmp_path: Path) -
     file.save()
     after = before.replace(model.sha256, SHA256).replace(f'version: "{model.version}"', 'version: "2026.1"')
     assert (tmp_path / "Pulumi.local.yaml").read_bytes().decode() == after != before
-    changed = [pair for pair in zip(before.splitlines(), after.splitlines(), strict=True) if pair[0] != pair[1]]
+    changed = [
+        pair for pair in zip(before.splitlines(), after.splitlines(), strict=True) if pair[0] != pair[1]
+    ]
     assert len(changed) == 2
 
 
@@ -82,7 +86,9 @@ def test_every_other_byte_stays_however_the_file_is_written(newline: str, tmp_pa
     file = stack_file(tmp_path, text)
     assert file.set_model("iris", name="iris", version="22", sha256=SHA256)
     file.save()
-    assert file.path.read_bytes().decode() == text.replace(OLD, SHA256).replace("version:   '1'", "version:   '22'")
+    assert file.path.read_bytes().decode() == text.replace(OLD, SHA256).replace(
+        "version:   '1'", "version:   '22'"
+    )
 
 
 def test_a_change_and_its_reversal_give_the_same_file(tmp_path: Path) -> None:
@@ -157,13 +163,14 @@ def test_a_service_that_serves_no_model_is_refused(service: str, message: str, t
     [
         one_service(f'<<: {{ model: {{ name: iris, version: "1", sha256: {OLD} }} }}'),
         one_service(f'model: {{ <<: {{ name: iris, version: "1" }}, sha256: {OLD} }}'),
-        HEAD
-        + f"""  model-serving:services: '{{"iris": {{"model": {{"name": "iris", "version": "1", "sha256": "{OLD}"}}}}}}'\n""",
+        f"{HEAD}  model-serving:services: '{json.dumps({'iris': {'model': MODEL}})}'\n",
     ],
 )
 def test_a_model_that_is_not_written_out_is_not_edited(text: str, tmp_path: Path) -> None:
     file = stack_file(tmp_path, text)
-    with pytest.raises(OperationError, match=r"^service 'iris' in Pulumi\.dev\.yaml: .* is not written out there"):
+    with pytest.raises(
+        OperationError, match=r"^service 'iris' in Pulumi\.dev\.yaml: .* is not written out there"
+    ):
         file.set_model("iris", name="iris", version="2", sha256=SHA256)
     assert file.path.read_text() == text
 
@@ -195,7 +202,13 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 def test_a_stack_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
     folder = tmp_path / "stacks"
     folder.mkdir()
-    for name in ("Pulumi.local.yaml", "Pulumi.azure.dev.yaml", "Pulumi.yaml", ".Pulumi.local.yaml.partial", "notes"):
+    for name in (
+        "Pulumi.local.yaml",
+        "Pulumi.azure.dev.yaml",
+        "Pulumi.yaml",
+        ".Pulumi.local.yaml.partial",
+        "notes",
+    ):
         (folder / name).write_text("")
     message = r"^stack 'prod': there is no Pulumi\.prod\.yaml in stacks/; there are: azure\.dev, local$"
     with pytest.raises(OperationError, match=message):
@@ -210,7 +223,9 @@ def test_a_stack_file_that_is_a_directory_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("services", ["{}", "text", "[iris]", "{ iris: }", "{ iris: { model: } }"])
 def test_wrong_settings_are_told_as_such_by_every_question(services: str, tmp_path: Path) -> None:
-    file = stack_file(tmp_path, f"{HEAD}  model-serving:services: {services}\n  model-serving:layer: cellar\n")
+    file = stack_file(
+        tmp_path, f"{HEAD}  model-serving:services: {services}\n  model-serving:layer: cellar\n"
+    )
     for question in (
         file.settings,
         lambda: file.services_of("iris"),
@@ -265,7 +280,9 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_other(
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
-def test_a_crash_while_saving_leaves_the_old_file(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_while_saving_leaves_the_old_file(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class CrashError(BaseException):
         """Nothing runs after it that a crash would not run: no handler of the code's own."""
 
