@@ -7,6 +7,7 @@ resource. The SDK has by then waited for everything that the resource depends on
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import threading
 import time
@@ -20,6 +21,8 @@ from engine import objects, values
 from engine.evaluate import Outcome, Program, Registration
 from engine.objects import KIND_OF_TOKEN, KINDS, STACK_LABEL, Object, Ref, RefusedError, UnreachableError
 from engine.plan import (
+    SECRET,
+    UNKNOWN,
     EngineError,
     Operation,
     PropertyChange,
@@ -57,8 +60,7 @@ class Session:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(max_workers=16)
-        # Half a second of imports, beside the child's.
-        self._module: Future[Any] = self._pool.submit(importlib.import_module, "engine.cluster")
+        self._module: Future[Any] = self._pool.submit(_import_cluster)
 
     def __enter__(self) -> Session:
         return self
@@ -69,7 +71,7 @@ class Session:
 
     def connect(self, provider: Mapping[str, Any]) -> None:
         """Opens the cluster of the program's provider and lists what is there of this stack."""
-        kubeconfig = self._program.environment.get("KUBECONFIG")
+        kubeconfig = self._program.environment.get("KUBECONFIG") or os.environ.get("KUBECONFIG")
         if provider.get("kubeconfig") not in (None, kubeconfig):
             raise EngineError(
                 "the program hands its Kubernetes provider a kubeconfig: the offline engine takes the cluster"
@@ -108,10 +110,9 @@ class Session:
                 if self._is_up:
                     raise  # otherwise there is nothing yet, and everything would be created
             return Outcome(id=_provider_id(resource))
-        try:
-            ref = self._declare(resource)
-        except KeyError:
-            return Outcome(outputs=inputs)  # cannot be applied: refused with all others of its sort
+        if problem(resource):
+            return Outcome(outputs=inputs)  # refused with all others of its sort, when the program has ended
+        ref = self._declare(resource)
         live = self._find(ref) if self._connected else None
         secrets = objects.secret_paths(resource.inputs) | set(
             self._remembered.get(str(ref), {}).get("secrets", ())
@@ -283,7 +284,6 @@ class Session:
     # What they share
 
     def _declare(self, resource: Resource) -> Ref:
-        """Raises KeyError for what is no object that can be applied."""
         ref = Ref.of(KIND_OF_TOKEN[resource.type], resource.inputs)
         with self._lock:
             other = self._declared.setdefault(ref, resource.urn)
@@ -340,6 +340,30 @@ class Session:
         if self._report:
             with self._lock:
                 self._report(event)
+
+
+def problem(resource: Resource) -> str:
+    """Why the offline engine must not apply the resource; empty when it may."""
+    kind = KIND_OF_TOKEN.get(resource.type)
+    if not resource.custom or resource.type == PROVIDER:
+        return ""
+    if kind is None:
+        return "not a kind that it applies"
+    if resource.read:
+        return "reads an object that the program does not manage"
+    metadata = resource.inputs.get("metadata")
+    for key in ("name", "namespace") if kind.namespaced else ("name",):
+        if not isinstance(metadata, dict) or metadata.get(key) in (None, "", UNKNOWN, SECRET):
+            return f"no metadata.{key} that is known beforehand, and it makes up none"
+    if resource.protect or resource.retain_on_delete:
+        return "protect and retain_on_delete are not kept"
+    return ""
+
+
+def _import_cluster() -> Any:
+    """Half a second, while the child runs the program; the monitor first, because the child waits for that."""
+    importlib.import_module("engine.monitor")
+    return importlib.import_module("engine.cluster")
 
 
 def _gone(ref: Ref) -> Object:

@@ -11,10 +11,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from engine.apply import PROVIDER, Session
+from engine.apply import PROVIDER, Session, problem
 from engine.evaluate import Child, Program, evaluate
 from engine.objects import KIND_OF_TOKEN, KINDS, Ref, secret_paths
-from engine.plan import EngineError, Plan, Preview, Report, Resource, Result, count
+from engine.plan import EngineError, Plan, Preview, Report, Result, count
 from engine.state import State
 
 
@@ -91,33 +91,16 @@ class OfflineEngine:
 
 def refuse(plan: Plan) -> None:
     """Raises with everything that the offline engine cannot apply; called before it has applied anything."""
-    problems = [f"{it.name} ({it.type}): {problem}" for it in plan.resources if (problem := _problem(it))]
+    problems = [f"{it.name} ({it.type}): {text}" for it in plan.resources if (text := problem(it))]
     if len([it for it in plan.resources if it.type == PROVIDER]) > 1:
         problems.append("more than one Kubernetes provider: it works with one cluster")
     if problems:
         kinds = ", ".join(kind.name for kind in KINDS)
         raise EngineError(
             "the offline engine cannot apply this program; --engine pulumi can:"
-            + "".join(f"\n  {problem}" for problem in problems)
+            + "".join(f"\n  {text}" for text in problems)
             + f"\nit applies, of Kubernetes: {kinds}; of clouds: nothing"
         )
-
-
-def _problem(resource: Resource) -> str:
-    kind = KIND_OF_TOKEN.get(resource.type)
-    if not resource.custom or resource.type == PROVIDER:
-        return ""
-    if kind is None:
-        return "not a kind that it applies"
-    if resource.read:
-        return "reads an object that the program does not manage"
-    metadata = resource.inputs.get("metadata") or {}
-    for key in ("name", "namespace") if kind.namespaced else ("name",):
-        if not metadata.get(key):
-            return f"no metadata.{key}, and it makes up none"
-    if resource.protect or resource.retain_on_delete:
-        return "protect and retain_on_delete are not kept"
-    return ""
 
 
 def provider_of(plan: Plan) -> Mapping[str, Any]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-from google.protobuf import struct_pb2
+from typing import TYPE_CHECKING, Any
 
 from engine.plan import SECRET, UNKNOWN
+
+if TYPE_CHECKING:
+    from google.protobuf import struct_pb2
 
 # The wire protocol's own constants (pulumi: sdk/go/common/resource/sig, sdk/python runtime/rpc.py).
 SIGNATURE = "4dabf18193072939515e22adb298388d"
@@ -62,6 +63,8 @@ def decode_struct(struct: struct_pb2.Struct) -> Any:
 
 
 def encode_struct(tree: dict[str, Any]) -> struct_pb2.Struct:
+    from google.protobuf import struct_pb2  # late: the child that runs the program is started first
+
     def secret(value: Any) -> Any:
         return {SIGNATURE: _SECRET, "value": value}
 

@@ -20,8 +20,8 @@ NODE_NAME = "maas"
 REGISTRY_NAME = "maas.local"
 """The registry's name in image references; the node's containerd maps it to the real address."""
 
-# A unix socket's path has at most 107 bytes, and the kubelet's longest is 44 below the state directory.
-_LONGEST_STATE_DIRECTORY = 60
+LONGEST_STATE_DIRECTORY = 60
+"""In characters: a unix socket's path has at most 107 bytes, and the longest is 44 below this directory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +35,6 @@ class Layout:
         for path in (self.state, self.cache):
             if not path.is_absolute():
                 raise MachineError(f"directory {str(path)!r}: must be absolute")
-        if len(str(self.state)) > _LONGEST_STATE_DIRECTORY:
-            raise MachineError(
-                f"state directory {str(self.state)!r}: has {len(str(self.state))} characters, allowed are"
-                f" {_LONGEST_STATE_DIRECTORY} because unix sockets live below it; set MAAS_STATE_DIR to a shorter one"
-            )
 
     @cached_property
     def identity(self) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from machine import build, cgroups, kubernetes, network, packages, processes
 from machine.errors import MachineError
 from machine.images import ImageBuilder, Registry
-from machine.layout import REGISTRY_NAME, Layout
+from machine.layout import LONGEST_STATE_DIRECTORY, REGISTRY_NAME, Layout
 from machine.processes import Process
 from machine.progress import Progress
 
@@ -56,6 +56,13 @@ def requirements(layout: Layout) -> list[Requirement]:
             met=os.geteuid() == 0,
             found="root" if os.geteuid() == 0 else f"uid {os.geteuid()}",
             fix=f"run as root (sudo ./maas up): namespaces, mounts and control groups need it; or {elsewhere}",
+        ),
+        Requirement(
+            name="state directory",
+            met=len(str(layout.state)) <= LONGEST_STATE_DIRECTORY,
+            found=str(layout.state),
+            fix=f"set MAAS_STATE_DIR to a path of at most {LONGEST_STATE_DIRECTORY} characters:"
+            " unix sockets live below it",
         ),
         Requirement(
             name="disk",

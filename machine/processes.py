@@ -62,8 +62,9 @@ def _record(layout: Layout, name: str) -> dict[str, object]:
 def running(layout: Layout, name: str) -> int | None:
     """The process's id, or None when it does not run."""
     record = _record(layout, name)
-    pid = record.get("pid")
-    if isinstance(pid, int) and record.get("identity") == _identity(pid):
+    pid, identity = record.get("pid"), record.get("identity")
+    # No identity: it had ended before it could be read.
+    if isinstance(pid, int) and identity is not None and identity == _identity(pid):
         return pid
     return None
 

@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -101,19 +102,19 @@ def verify_health(base_url: str, path: str, *, timeout_seconds: float = 30) -> E
 
 
 def _until_routed(send: Callable[[], httpx.Response], timeout_seconds: float) -> httpx.Response:
-    """A ready pod is routed to a moment later: no connection, for that moment, is no failure."""
+    """A ready pod is routed to a moment later: until then nothing, or the version before it, may answer."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         try:
             return send()
-        except _NoConnectionError:
+        except _NotRoutedError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
 
 
-class _NoConnectionError(OperationError):
-    """Nothing answers at the address."""
+class _NotRoutedError(OperationError):
+    """Nothing answers at the address, or something that does not serve this model (yet)."""
 
 
 def _answer(response: httpx.Response, key: str) -> dict[str, Any]:
@@ -135,13 +136,15 @@ def _send(method: str, url: str, body: Mapping[str, Any] | None = None) -> httpx
         with httpx.Client(trust_env=False, timeout=_TIMEOUT_SECONDS) as client:
             response = client.request(method, url, json=body)
     except httpx.TransportError as error:
-        raise _NoConnectionError(f"{url}: {error or type(error).__name__}; is it up? ./maas status") from None
+        raise _NotRoutedError(f"{url}: {error or type(error).__name__}; is it up? ./maas status") from None
     if not response.is_success:
         try:
             message = response.json()["error"]
         except (ValueError, KeyError, TypeError):
             message = response.text.strip()[:_QUOTED]
-        raise OperationError(f"{url}: HTTP {response.status_code}: {message}")
+        not_here = response.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
+        kind = _NotRoutedError if not_here else OperationError
+        raise kind(f"{url}: HTTP {response.status_code}: {message}")
     return response
 
 

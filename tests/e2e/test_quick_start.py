@@ -105,7 +105,7 @@ def test_a_pulled_version_is_the_published_one(platform: Checkout, tmp_path: obj
 
 def test_status_and_logs_show_every_replica(platform: Checkout) -> None:
     wait_until(
-        lambda: "2/2 ready" in platform.maas("status"),
+        lambda: "2/2 ready" in platform.maas("status", expect=None),
         timeout_seconds=90,
         what="the autoscaler's minimum of 2 replicas",
     )

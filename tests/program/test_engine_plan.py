@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine import select_engine, to_json
+from engine.apply import problem
 from engine.evaluate import Child, Outcome, Program, Registration, evaluate
 from engine.offline import OfflineEngine
 from engine.plan import SECRET, UNKNOWN, EngineError, Operation, Plan, Resource
@@ -168,6 +169,28 @@ def test_a_cloud_is_never_applied_and_everything_in_the_way_is_listed(tmp_path: 
     assert [it.suffix for it in tmp_path.iterdir()] == [
         ".lock"
     ]  # nothing was brought up, nothing is remembered
+
+
+@pytest.mark.parametrize(
+    ("declared", "reason"),
+    [
+        ({"type_": "apps/v1:StatefulSet"}, "not a kind that it applies"),
+        ({"type_": "core/v1:ConfigMap", "metadata": {}}, "no metadata.name"),
+        ({"type_": "core/v1:ConfigMap", "metadata": {"name": "x"}}, "no metadata.namespace"),
+        ({"type_": "core/v1:ConfigMap", "metadata": UNKNOWN}, "no metadata.name that is known"),
+        ({"type_": "core/v1:Namespace", "metadata": {"name": UNKNOWN}}, "no metadata.name that is known"),
+        ({"type_": "core/v1:Namespace", "metadata": {"name": "x"}, "protect": True}, "protect and retain"),
+        ({"type_": "core/v1:Namespace", "metadata": {"name": "x"}, "read": True}, "reads an object"),
+        ({"type_": "core/v1:Namespace", "metadata": {"name": "x"}}, ""),
+        ({"type_": "core/v1:ConfigMap", "metadata": {"name": "x", "namespace": "y"}}, ""),
+    ],
+)
+def test_what_cannot_be_applied_is_known_from_its_declaration(declared: dict[str, Any], reason: str) -> None:
+    metadata, type_ = declared.pop("metadata", {}), f"kubernetes:{declared.pop('type_')}"
+    inputs = {"metadata": metadata}
+    found = problem(Resource(urn="u", type=type_, name="n", custom=True, inputs=inputs, **declared))
+    assert found.startswith(reason)
+    assert bool(found) == bool(reason)
 
 
 def test_a_preview_without_a_cluster_creates_everything(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def test_the_plan_is_what_the_cli_said_when_it_was_recorded(program: str) -> Non
     assert offline(program) == record.recorded(program)
 
 
+@pytest.mark.pulumi
 @pytest.mark.skipif(
     shutil.which("pulumi") is None, reason="no pulumi on PATH: compared with transcripts only"
 )

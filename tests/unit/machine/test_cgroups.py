@@ -44,7 +44,7 @@ def test_a_machine_without_a_writable_hierarchy_is_refused(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mount(text, tmp_path, monkeypatch)
-    with pytest.raises(MachineError, match="^control groups: none is mounted writable"):
+    with pytest.raises(MachineError, match=r"^control groups: none is mounted writable"):
         cgroups._hierarchies()
 
 

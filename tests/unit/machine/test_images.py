@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -15,6 +16,7 @@ from machine import images
 from machine.errors import MachineError
 from machine.images import ImageBuilder, Registry
 from machine.layout import Layout
+from machine.progress import Step
 
 Program = Callable[[str, str], Path]
 
@@ -164,16 +166,14 @@ def test_an_image_is_known_as_long_as_its_content_is_the_same_and_the_registry_h
     assert builder.built(folder) is None
 
 
-def test_a_registry_that_does_not_answer_is_an_error(
-    layout: Layout, folder: Path, registry: _FakeRegistry
-) -> None:
-    address = f"127.0.0.1:{registry.server_port}"
-    registry.server_close()
+def test_a_registry_that_does_not_answer_is_an_error(layout: Layout, folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
     with pytest.raises(MachineError, match=f"^image registry {address}: .*refused"):
         recorded_builder(layout, address, folder).built(folder)
 
 
-def test_a_folder_without_a_dockerfile_is_refused(layout: Layout, folder: Path, step: images.Step) -> None:
+def test_a_folder_without_a_dockerfile_is_refused(layout: Layout, folder: Path, step: Step) -> None:
     (folder / "Dockerfile").unlink()
     builder = ImageBuilder(layout, Registry(name="maas.local", address="127.0.0.1:1"))
     with pytest.raises(MachineError, match=f"^image folder {folder}: has no Dockerfile$"):

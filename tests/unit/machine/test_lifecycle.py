@@ -15,7 +15,7 @@ import pytest
 
 from machine import build, lifecycle, network, packages, processes
 from machine.errors import MachineError
-from machine.layout import Layout
+from machine.layout import LONGEST_STATE_DIRECTORY, Layout
 from machine.lifecycle import Requirement
 
 Program = Callable[[str, str], Path]
@@ -119,6 +119,19 @@ def test_disk_is_looked_for_where_the_cache_will_be(layout: Layout, monkeypatch:
     assert found == f"100 GiB free below {layout.cache.parent}"
 
 
+def test_a_state_directory_that_is_too_long_for_unix_sockets_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for length, met in ((LONGEST_STATE_DIRECTORY, True), (LONGEST_STATE_DIRECTORY + 1, False)):
+        layout = Layout(state=Path("/" + (length - 1) * "x"), cache=Path("/var/cache/maas"))
+        requirement = Machine().requirements(layout, monkeypatch)["state directory"]
+        assert requirement.met is met
+        assert not requirement.mended_by_up
+        assert "set MAAS_STATE_DIR to a path of at most 60 characters" in requirement.fix
+    with pytest.raises(MachineError, match=r"^state directory: /x{60}; needed: set MAAS_STATE_DIR "):
+        lifecycle.check(layout)
+
+
 SS = 'LISTEN 0 128 {} 0.0.0.0:* users:(("nginx",pid=42,fd=6),("nginx",pid=41,fd=6))'
 
 
@@ -191,7 +204,7 @@ def test_an_address_that_the_machine_has_already_is_refused(layout: Layout, prog
 def test_a_failing_ip_command_is_named_with_its_words(program: Program) -> None:
     program("ip", "echo 'RTNETLINK answers: Operation not permitted' >&2; exit 2")
     with pytest.raises(
-        MachineError, match="^ip -n maas-1 link show: RTNETLINK answers: Operation not permitted$"
+        MachineError, match=r"^ip -n maas-1 link show: RTNETLINK answers: Operation not permitted$"
     ):
         network._ip("link", "show", namespace="maas-1")
 

@@ -56,5 +56,5 @@ def test_a_failing_apt_get_shows_its_last_words(tmp_path: Path, monkeypatch: pyt
     )
     apt.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    with pytest.raises(MachineError, match="^apt-get update failed:\nE: Unable to locate$"):
+    with pytest.raises(MachineError, match=r"^apt-get update failed:\nE: Unable to locate$"):
         packages._apt("update")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -169,15 +168,20 @@ def test_a_process_may_end_in_order_on_sigterm(layout: Layout) -> None:
     assert processes.last_words(layout, "it") == "ready\nbye"
 
 
+EARLIER_COMMAND = """
+import sys
+from pathlib import Path
+from machine import cgroups, processes
+from machine.layout import Layout
+cgroups.join = lambda layout: None
+layout = Layout(state=Path(sys.argv[1]), cache=Path(sys.argv[2]))
+processes.start(layout, processes.Process(name="it", command=("sleep", "600"), in_namespace=False))
+"""
+
+
 def test_a_process_of_an_earlier_command_is_found_and_stopped(layout: Layout) -> None:
     """It is not this command's child: its starter has ended."""
-    script = "import sys; from pathlib import Path; from machine import cgroups, processes; from machine.layout import Layout"
-    start = (
-        f"{script}; cgroups.join = lambda layout: None;"
-        " layout = Layout(state=Path(sys.argv[1]), cache=Path(sys.argv[2]));"
-        " processes.start(layout, processes.Process(name='it', command=('sleep', '600'), in_namespace=False))"
-    )
-    subprocess.run([sys.executable, "-c", start, layout.state, layout.cache], check=True)
+    subprocess.run([sys.executable, "-c", EARLIER_COMMAND, layout.state, layout.cache], check=True)
     pid = processes.running(layout, "it")
     assert pid is not None
     assert not processes.start(layout, SLEEP)

@@ -264,8 +264,8 @@ def test_a_service_is_healthy_when_its_path_answers_2xx(server: Server) -> None:
     assert exchange == Exchange(url=f"{server.url}/ready?full=1", request=None, response="ok")
 
 
-@pytest.mark.parametrize("status", [302, 404, 500, 503])
-def test_any_other_answer_is_an_error_at_once(status: int, manifest: Manifest, server: Server) -> None:
+@pytest.mark.parametrize("status", [302, 400, 422, 500])
+def test_a_refusal_is_an_error_at_once(status: int, manifest: Manifest, server: Server) -> None:
     server.answers = {path: (status, {"error": "not now"}) for path in ("/healthz", VERSIONED)}
     verifications: list[Callable[[], object]] = [
         lambda: inference.verify_health(server.url, "/healthz"),
@@ -305,9 +305,34 @@ def test_no_connection_is_asked_again_until_there_is_one(
             listener.server_close()
 
 
-def test_no_connection_is_an_error_after_the_deadline(closed_port: int) -> None:
+@pytest.mark.parametrize("status", [404, 503])
+def test_the_version_before_or_one_that_ends_may_answer_until_the_new_one_is_routed_to(
+    status: int, manifest: Manifest, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            server.answers = {VERSIONED: (200, outputs(0.5))}
+
+    monkeypatch.setattr("operations.inference.time.sleep", pause)
+    server.answers = {VERSIONED: (status, {"error": "not this version"})}
+    inference.verify_model(server.url, manifest)
+    assert len(pauses) == 3
+
+
+def test_what_is_not_routed_to_is_an_error_after_the_deadline(closed_port: int, server: Server) -> None:
     with pytest.raises(OperationError, match=r"is it up\? \./maas status$"):
         inference.verify_health(f"http://127.0.0.1:{closed_port}", "/healthz", timeout_seconds=0)
+    with pytest.raises(OperationError, match=r"HTTP 404: no such path: /healthz$"):
+        inference.verify_health(server.url, "/healthz", timeout_seconds=0)
+
+
+def test_a_prediction_for_a_person_is_not_asked_again(server: Server) -> None:
+    with pytest.raises(OperationError, match="HTTP 404: "):
+        inference.predict(server.url, "iris", "{}")
+    assert len(server.requests) == 1
 
 
 REQUESTS: list[Mapping[str, Any] | None] = [
