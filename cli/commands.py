@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,11 +32,16 @@ Stack = Annotated[
     str, typer.Argument(metavar="[STACK]", help="The stack: stacks/Pulumi.STACK.yaml.", show_default=True)
 ]
 StackOption = Annotated[str, typer.Option("--stack", help="The stack: stacks/Pulumi.STACK.yaml.")]
-EngineName = Annotated[
-    str | None,
-    typer.Option(
-        "--engine", metavar="pulumi|offline", help="Force an engine; by default pulumi where it is on PATH."
-    ),
+
+
+class EngineName(StrEnum):
+    PULUMI = "pulumi"
+    OFFLINE = "offline"
+
+
+Engine = Annotated[
+    EngineName | None,
+    typer.Option("--engine", help="Force an engine; by default pulumi where it is on PATH."),
 ]
 
 
@@ -48,7 +54,7 @@ def console() -> Console:
 @app.command()
 def up(
     stack: Stack = "local",
-    engine: EngineName = None,
+    engine: Engine = None,
     context: Annotated[
         str | None,
         typer.Option(help="Use this context of your kubeconfig instead of a Kubernetes of our own."),
@@ -88,7 +94,7 @@ def down(
 @app.command()
 def preview(
     stack: Stack = "local",
-    engine: EngineName = None,
+    engine: Engine = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Show what `up` would create, update and delete, property by property."""
@@ -199,7 +205,7 @@ def deploy(
         str | None, typer.Option(help="The service to change, when more than one serves the model.")
     ] = None,
     stack: StackOption = "local",
-    engine: EngineName = None,
+    engine: Engine = None,
 ) -> None:
     """Write a published version into the stack file and bring the stack up."""
     from cli import local

@@ -22,14 +22,14 @@ from cli.display import Display, duration
 from infra import config
 from machine import lifecycle
 from machine.layout import Layout
-from operations import inference, lock, publish
+from operations import lock, publish
 from operations.errors import OperationError
-from operations.inference import Exchange
 from operations.model_store import ModelStore, Version, parse_reference
 from operations.stack_file import StackFile
 
 if TYPE_CHECKING:
     from engine.plan import Engine, Preview, ResourceEvent, Result
+    from operations.inference import Exchange
 
 
 _CLUSTER = "cluster.json"
@@ -48,6 +48,11 @@ class Chosen:
     def directory(self) -> Path:
         """What is remembered about this stack between commands."""
         return self.layout.stacks / self.stack
+
+    @property
+    def resolved(self) -> Path:
+        """The stack file with the platform's facts, as the last command that changes the stack wrote it."""
+        return self.directory / self.file.path.name
 
     @cached_property
     def file(self) -> StackFile:
@@ -111,24 +116,18 @@ def choose(
     return Chosen(stack=stack, layout=layout, platform=platform)
 
 
-def _engine(
-    chosen: Chosen, engine_name: str | None, images: Mapping[str, str], directory: Path | None = None
-) -> Engine:
-    """The engine for this stack, with the resolved stack file in `directory`, by default the stack's own."""
+def _engine(chosen: Chosen, engine_name: str | None, config_file: Path | None = None) -> Engine:
+    """The engine for this stack. It reads the resolved stack file only when it is set to work."""
     from engine import select_engine
 
-    configuration = (directory or chosen.directory) / f"Pulumi.{chosen.stack}.yaml"
-    chosen.file.resolve(chosen.facts(images), configuration)
-    # The Pulumi CLI's language host takes the first python3 on PATH.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return select_engine(
         engine_name,
         project_dir=ROOT,
         project=config.PROJECT,
         stack=chosen.stack,
-        config_file=configuration,
+        config_file=config_file or chosen.resolved,
         state_dir=chosen.directory / "engine",
-        environment={"PATH": path, **chosen.platform.environment()},
+        environment=chosen.platform.environment(),
     )
 
 
@@ -150,7 +149,9 @@ def preview(chosen: Chosen, *, engine_name: str | None) -> Preview:
     settings = chosen.settings()
     # A copy of its own: an `up` that runs meanwhile reads the other.
     with tempfile.TemporaryDirectory(prefix="preview-") as directory:
-        return _engine(chosen, engine_name, _built_images(chosen, settings), Path(directory)).preview()
+        resolved = Path(directory, chosen.file.path.name)
+        chosen.file.resolve(chosen.facts(_built_images(chosen, settings)), resolved)
+        return _engine(chosen, engine_name, resolved).preview()
 
 
 def up(chosen: Chosen, *, engine_name: str | None, console: Console) -> None:
@@ -165,6 +166,8 @@ def _up(
     chosen: Chosen, settings: config.Settings, engine_name: str | None, console: Console
 ) -> tuple[Result, dict[str, Exchange]]:
     display, platform = chosen.display(console), chosen.platform
+    engine = _engine(chosen, engine_name)
+    engine.check()  # before minutes go into what it would refuse
     platform.up(display)
     if isinstance(platform, platforms.Existing):
         chosen.directory.mkdir(parents=True, exist_ok=True)
@@ -179,7 +182,8 @@ def _up(
             images[folder] = platforms.builder(chosen.layout, platform).build(ROOT / folder, step)
     with display.step("deploy") as step:
         progress = _DeployProgress(step.update)
-        result = _engine(chosen, engine_name, images).up(progress)
+        chosen.file.resolve(chosen.facts(images), chosen.resolved)
+        result = engine.up(progress)
     with display.step("ask every endpoint"):
         platform.publish_ports(ports)
         exchanges = {
@@ -228,6 +232,8 @@ def _published_models(chosen: Chosen, settings: config.Settings) -> dict[str, Ve
 
 
 def _verify(url: str, service: config.Service, version: Version | None) -> Exchange:
+    from operations import inference
+
     if version is None:
         return inference.verify_health(url, service.health.ready)
     return inference.verify_model(url, version.manifest)
@@ -249,6 +255,7 @@ def _print_result(result: Result, exchanges: Mapping[str, Exchange], console: Co
 
 
 def down(chosen: Chosen, *, purge: bool, console: Console) -> None:
+    """Remove what `up` made, by the engine that made it."""
     from engine import recorded_engine
 
     display = chosen.display(console)
@@ -259,11 +266,15 @@ def down(chosen: Chosen, *, purge: bool, console: Console) -> None:
         )
         # The offline engine's state is the cluster: where that goes, nothing has to be deleted one by one.
         if brought_up_by and chosen.platform.is_up() and not (built_in and brought_up_by == "offline"):
+            engine = _engine(chosen, brought_up_by)
+            engine.check()
             with display.step("delete the stack's objects") as step:
-                _engine(chosen, brought_up_by, {}).destroy(_DeployProgress(step.update))
+                engine.destroy(_DeployProgress(step.update))
         if built_in:
-            lifecycle.down(chosen.layout, display, purge=purge)
+            lifecycle.down(chosen.layout, display)
             _forget_stacks(chosen.layout)
+            if purge:
+                lifecycle.purge(chosen.layout)
         else:
             shutil.rmtree(chosen.directory, ignore_errors=True)
     kept = "" if purge else "; caches and published models stay (--purge removes them)"
@@ -310,6 +321,8 @@ def _urls(chosen: Chosen, settings: config.Settings) -> dict[str, str]:
 
 
 def predict(chosen: Chosen, service: str, data: str) -> Mapping[str, Any]:
+    from operations import inference
+
     settings = chosen.settings()
     serving = {name: it.model for name, it in settings.services.items() if it.model}
     if (model := serving.get(service)) is None:

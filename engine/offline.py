@@ -25,6 +25,9 @@ class OfflineEngine:
         self.program = program
         self.state = State(state_dir, engine=self.name, project=program.project, stack=program.stack)
 
+    def check(self) -> None:
+        self.state.read()
+
     def plan(self) -> Plan:
         """What the program declares, for any target; no network, no credentials."""
         with Child(self.program) as child:

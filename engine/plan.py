@@ -158,6 +158,9 @@ Report = Callable[[ResourceEvent], None]
 class Engine(Protocol):
     """A way to bring a stack up. Every method raises EngineError with one message."""
 
+    def check(self) -> None:
+        """Raises when this engine cannot work, or the stack was brought up by the other; changes nothing."""
+
     def preview(self) -> Preview: ...
 
     def up(self, report: Report) -> Result: ...

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -69,6 +70,13 @@ class PulumiEngine:
         self.program = program
         self.state = State(state_dir, engine=self.name, project=program.project, stack=program.stack)
         self._directory = state_dir.resolve()
+
+    def check(self) -> None:
+        self.state.read()
+        if shutil.which("pulumi") is None:
+            raise EngineError(
+                "engine pulumi: there is no pulumi on PATH; install it, or use --engine offline"
+            )
 
     def preview(self) -> Preview:
         self.state.read()

@@ -8,6 +8,7 @@ All that it says itself is the one error that a failing program ends with, over 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -17,12 +18,14 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pulumi
-import pulumi.runtime
-from pulumi.runtime import settings
-
 
 def main() -> int:
+    # It ends in a moment, and most of that moment is imports: a sixth of them was collecting no garbage.
+    gc.disable()
+    import pulumi
+    import pulumi.runtime
+    from pulumi.runtime import settings
+
     line = sys.stdin.readline()
     if not line:
         return 1  # the parent ended before it had work for this process

@@ -173,8 +173,8 @@ def components(layout: Layout) -> list[Component]:
     ]
 
 
-def down(layout: Layout, progress: Progress, *, purge: bool) -> None:
-    """Remove what `up` made. Caches and published models stay unless `purge`."""
+def down(layout: Layout, progress: Progress) -> None:
+    """Remove what `up` made. Caches and published models stay."""
     with progress.step("stop Kubernetes"):
         _stop_processes(layout)
     with progress.step("remove what is left"):
@@ -186,9 +186,15 @@ def down(layout: Layout, progress: Progress, *, purge: bool) -> None:
         for path in layout.state.glob("*"):
             if path not in (layout.model_store, layout.stacks):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if purge:
-            for directory in (layout.model_store, layout.cache):
-                shutil.rmtree(directory, ignore_errors=True)
+
+
+def purge(layout: Layout) -> None:
+    """Remove caches and published models as well; the platform must be down."""
+    for directory in (layout.model_store, layout.cache):
+        if directory.exists():
+            shutil.rmtree(directory)
+    if layout.state.exists() and not any(layout.state.iterdir()):
+        layout.state.rmdir()
 
 
 def _stop_processes(layout: Layout) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from machine import cgroups, processes
+from machine import cgroups, network, processes
 from machine.layout import Layout
 from tests.e2e.conftest import IRIS_PORT, STATE, Checkout, wait_until
 
@@ -26,6 +26,31 @@ def test_status_names_a_component_that_died_and_up_mends_it(platform: Checkout) 
     assert "kube-scheduler: not running" in platform.maas("status", expect=1)
     platform.maas("up")
     assert "not running" not in platform.maas("status")
+
+
+def test_up_serves_again_after_the_machine_restarted(platform: Checkout) -> None:
+    """What a restart takes: processes, mounts, control groups and network namespaces. Files stay."""
+    layout = _layout()
+    cgroups.kill_members(layout, timeout_seconds=10)
+    mounts = [
+        line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if str(STATE) in line
+    ]
+    for mount in reversed(mounts):
+        subprocess.run(["umount", "--lazy", mount], check=True)
+    cgroups.remove(layout)
+    network.remove(layout)
+
+    platform.maas("up")
+
+    def ready() -> bool:
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{IRIS_PORT}/v2/health/ready", trust_env=False)
+        except httpx.TransportError:
+            return False
+        return answer.status_code == 200
+
+    wait_until(ready, timeout_seconds=60, what="iris to answer")
+    assert "nothing to do" in platform.maas("up")
 
 
 def _commands_mentioning(*needles: str) -> list[str]:

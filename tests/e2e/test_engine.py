@@ -1,13 +1,8 @@
-"""The offline engine against a real cluster, in a namespace of its own.
-
-MAAS_TEST_KUBECONFIG names the cluster (its current context), MAAS_TEST_IMAGE an image with /usr/bin/python3 that its
-nodes can pull.
-"""
+"""The offline engine with a small program of its own, in a namespace of its own."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,10 +16,10 @@ from engine import select_engine
 from engine.cluster import Cluster
 from engine.offline import OfflineEngine
 from engine.plan import SECRET, EngineError, Operation, Preview, ResourceEvent, Result, Status, to_json
+from machine.layout import NODE_NAME
+from tests.e2e.conftest import ROOT, STATE
 
-pytestmark = pytest.mark.e2e
-
-KUBECONFIG, IMAGE = os.environ.get("MAAS_TEST_KUBECONFIG"), os.environ.get("MAAS_TEST_IMAGE")
+KUBECONFIG = STATE / "kubeconfig"
 NAMESPACE = "maas-engine-tests"
 SERVE = {
     "command": ["/usr/bin/python3", "-m", "http.server", "8080", "--directory", "/tmp"],
@@ -41,17 +36,17 @@ class Lab:
     """The sample program, its stack file as a test wants it, and what the engine reported."""
 
     directory: Path
-    context: str
+    image: str
     events: list[ResourceEvent] = field(default_factory=list)
 
     def engine(self, services: dict[str, Any] | None = None, **changes: Any) -> OfflineEngine:
-        service = {"image": IMAGE, "replicas": 1, "port": 8080, **SERVE, **changes}
-        config = {"context": self.context, "namespace": NAMESPACE, "services": services or {"web": service}}
+        service = {"image": self.image, "replicas": 1, "port": 8080, **SERVE, **changes}
+        config = {"context": NODE_NAME, "namespace": NAMESPACE, "services": services or {"web": service}}
         file = self.directory / "Pulumi.dev.yaml"
         file.write_text(yaml.safe_dump({"config": {f"sample:{key}": value for key, value in config.items()}}))
         engine = select_engine(
             "offline",
-            project_dir=Path(__file__).parent / "programs/kubernetes_app",
+            project_dir=ROOT / "tests/program/programs/kubernetes_app",
             project="sample",
             stack="dev",
             config_file=file,
@@ -69,17 +64,17 @@ class Lab:
         return self.engine(**changes).preview()
 
     def get(self, path: str) -> dict[str, Any] | None:
-        return Cluster(kubeconfig=KUBECONFIG, context=self.context).get(path.format(namespace=NAMESPACE))
+        return Cluster(kubeconfig=str(KUBECONFIG), context=NODE_NAME).get(path.format(namespace=NAMESPACE))
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    if not (KUBECONFIG and IMAGE):
-        pytest.skip(
-            "no MAAS_TEST_KUBECONFIG and MAAS_TEST_IMAGE: the offline engine has no cluster to apply to"
-        )
-    context = yaml.safe_load(Path(KUBECONFIG).read_text())["current-context"]
-    made = Lab(tmp_path_factory.mktemp("lab"), context)
+def lab(first_up: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    assert first_up
+    cluster = Cluster(kubeconfig=str(KUBECONFIG), context=NODE_NAME)
+    iris = cluster.get("/apis/apps/v1/namespaces/model-serving-local/deployments/iris")
+    assert iris is not None
+    # Any image with a Python that the node has already.
+    made = Lab(tmp_path_factory.mktemp("lab"), iris["spec"]["template"]["spec"]["containers"][0]["image"])
     made.engine().destroy(ignore)  # what an interrupted run has left
     yield made
     made.engine().destroy(ignore)
@@ -145,7 +140,7 @@ def test_up_updates_what_changed_and_nothing_else(running: Lab) -> None:
 
 
 def test_what_somebody_else_changed_is_shown_and_put_back(running: Lab) -> None:
-    cluster = Cluster(kubeconfig=KUBECONFIG, context=running.context)
+    cluster = Cluster(kubeconfig=str(KUBECONFIG), context=NODE_NAME)
     path = CONFIG_MAP.format(namespace=NAMESPACE)
     cluster.request(
         "PATCH", path, body={"data": {"MODE": "hand"}}, content_type="application/merge-patch+json"
@@ -156,7 +151,7 @@ def test_what_somebody_else_changed_is_shown_and_put_back(running: Lab) -> None:
 
 
 def test_what_the_program_forgot_is_pruned_with_dependents_first(running: Lab) -> None:
-    service = {"image": IMAGE, "replicas": 0, "port": 8080, **SERVE}
+    service = {"image": running.image, "replicas": 0, "port": 8080, **SERVE}
     both = {"web": {**service, "replicas": 1}, "extra": service}
     assert running.up(services=both).counts == {"create": 4, "same": 5}
     deleted = [it for it in running.preview().changes if it.operation is Operation.DELETE]
@@ -169,10 +164,10 @@ def test_what_the_program_forgot_is_pruned_with_dependents_first(running: Lab) -
 
 
 def test_an_object_of_somebody_else_is_not_taken_over(running: Lab) -> None:
-    cluster = Cluster(kubeconfig=KUBECONFIG, context=running.context)
+    cluster = Cluster(kubeconfig=str(KUBECONFIG), context=NODE_NAME)
     foreign = {"metadata": {"name": "extra-settings"}, "data": {"MODE": "theirs"}}
     cluster.request("POST", f"/api/v1/namespaces/{NAMESPACE}/configmaps", body=foreign)
-    service = {"image": IMAGE, "replicas": 1, "port": 8080, **SERVE}
+    service = {"image": running.image, "replicas": 1, "port": 8080, **SERVE}
     refused = f"ConfigMap/{NAMESPACE}/extra-settings exists already and was not made by this stack"
     with pytest.raises(EngineError, match=refused):
         running.preview(services={"web": service, "extra": service})
