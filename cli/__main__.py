@@ -8,6 +8,7 @@ import traceback
 
 import typer
 
+_INTERRUPTED = 130
 _ROOMS = frozenset({"cli", "engine", "infra", "machine", "operations", "serving_image"})
 
 
@@ -16,15 +17,16 @@ def main() -> int:
     from cli.commands import app
 
     try:
-        return app(standalone_mode=False, prog_name="maas") or 0
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False, prog_name="maas") or 0
     except typer.Exit as exit_:
-        return exit_.exit_code
+        code = exit_.exit_code
     except typer.TyperException as error:
-        print(f"error: {error.format_message()}; ./maas --help shows what there is", file=sys.stderr)
+        print(
+            f"error: {error.format_message().rstrip('.')}; ./maas --help shows what there is", file=sys.stderr
+        )
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("\ninterrupted; nothing is half-written, the same command continues", file=sys.stderr)
-        return 130
+        code = _INTERRUPTED
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001
@@ -32,6 +34,11 @@ def main() -> int:
             type(error).__module__.partition(".")[0] in _ROOMS
         ):  # raised on purpose, with a message for the user
             print(f"error: {error}", file=sys.stderr)
+        elif isinstance(error, OSError):  # a full disk, a directory that may not be written
+            print(
+                f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}",
+                file=sys.stderr,
+            )
         else:
             with tempfile.NamedTemporaryFile("w", prefix="maas-", suffix=".txt", delete=False) as report:
                 traceback.print_exc(file=report)
@@ -41,6 +48,9 @@ def main() -> int:
                 file=sys.stderr,
             )
         return 1
+    if code == _INTERRUPTED:  # to which typer turns Ctrl-C, without a word
+        print("\ninterrupted; nothing is half-written, the same command continues", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ def up(
         typer.Option(help="With --context: model store URL; file:// means a directory on its nodes."),
     ] = None,
     endpoint_host: Annotated[
-        str, typer.Option(help="With --context: where its NodePorts answer.")
-    ] = "127.0.0.1",
+        str | None, typer.Option(help="With --context: where its NodePorts answer, by default 127.0.0.1.")
+    ] = None,
 ) -> None:
     """Bring a stack up: set up what is missing, publish, deploy, and ask every endpoint."""
     from cli import local

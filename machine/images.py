@@ -13,7 +13,6 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
+from machine import python_packages
 from machine.errors import MachineError
 from machine.layout import Layout
 from machine.locks import turn
@@ -246,15 +246,10 @@ def _host_suite() -> str:
 
 def _install_packages(requirements: Path, target: Path) -> None:
     """Install the locked packages for the image's Python and C library, whatever the host's are."""
-    command = [str(Path(sys.executable).parent / "uv"), "pip", "install", "--quiet", "--target", str(target)]
-    wanted = [
-        "--python-version",
-        _BASE_PYTHON,
-        "--python-platform",
-        f"{platform.machine()}-manylinux_{_BASE_GLIBC}",
-    ]
-    strict = ["--require-hashes", "--only-binary", ":all:", "--no-deps"]
-    _run([*command, *wanted, *strict, "--requirements", str(requirements)], f"resolving {requirements.name}")
+    image_platform = f"{platform.machine()}-manylinux_{_BASE_GLIBC}"
+    python_packages.install(
+        requirements, target, "--python-version", _BASE_PYTHON, "--python-platform", image_platform
+    )
     for leftover in (".lock", "bin"):
         path = target / leftover
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -49,7 +49,10 @@ def configure(layout: Layout, binaries: Path) -> None:
     for name, content in _configuration_files(layout).items():
         path = layout.configuration / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content if isinstance(content, str) else json.dumps(content, indent=2))
+        text = content if isinstance(content, str) else json.dumps(content, indent=2)
+        # kube-proxy ends when its file is written, were it with the same content.
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
     kubeadm = [str(binaries / "kubeadm")]
     config = ["--config", str(layout.configuration / "kubeadm.yaml")]
     if not (layout.pki / "front-proxy-client.crt").exists():

@@ -21,7 +21,7 @@ REGISTRY_NAME = "maas.local"
 """The registry's name in image references; the node's containerd maps it to the real address."""
 
 LONGEST_STATE_DIRECTORY = 60
-"""In characters: a unix socket's path has at most 107 bytes, and the longest is 44 below this directory."""
+"""In bytes: a unix socket's path has at most 107 bytes, and the longest is 44 below this directory."""
 
 
 @dataclass(frozen=True, kw_only=True)

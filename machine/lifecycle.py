@@ -59,9 +59,9 @@ def requirements(layout: Layout) -> list[Requirement]:
         ),
         Requirement(
             name="state directory",
-            met=len(str(layout.state)) <= LONGEST_STATE_DIRECTORY,
+            met=len(os.fsencode(layout.state)) <= LONGEST_STATE_DIRECTORY,
             found=str(layout.state),
-            fix=f"set MAAS_STATE_DIR to a path of at most {LONGEST_STATE_DIRECTORY} characters:"
+            fix=f"set MAAS_STATE_DIR to a path of at most {LONGEST_STATE_DIRECTORY} bytes:"
             " unix sockets live below it",
         ),
         Requirement(

@@ -16,6 +16,8 @@ from machine import cgroups, network
 from machine.errors import MachineError
 from machine.layout import Layout
 
+_KILL_SECONDS = 10
+
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
@@ -116,6 +118,8 @@ def stop(layout: Layout, name: str, *, timeout_seconds: float = 10) -> None:
                 _reap(pid)
                 if time.monotonic() > deadline:
                     os.kill(pid, signal.SIGKILL)
+                if time.monotonic() > deadline + _KILL_SECONDS:
+                    raise MachineError(f"{name} (pid {pid}): still there {_KILL_SECONDS} s after SIGKILL")
                 time.sleep(0.02)
     _pid_file(layout, name).unlink(missing_ok=True)
 

@@ -44,7 +44,8 @@ esac
 VENV_PIP = """#!/bin/sh
 case "$*" in
 "config get"*) exit 1 ;;
-*" install uv==1.2.3")
+*" install --require-hashes --requirement /dev/stdin")
+    [ "$(tr -cd a-z0-9=.:-)" = uv==1.2.3--hash=sha256:0 ] || { echo "other requirements" >&2; exit 70; }
     cp "$FAKES/venv-uv" "$(dirname "$0")/uv" ;;
 *) echo "fake pip: $*" >&2; exit 70 ;;
 esac

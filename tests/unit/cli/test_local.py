@@ -59,8 +59,8 @@ def test_a_stack_runs_on_the_cluster_that_was_named() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"registry": "registry.example"}, "--registry, --store: go with --context NAME"),
-        ({"store": "s3://models"}, "--registry, --store: go with --context NAME"),
+        ({"registry": "registry.example"}, "--registry, --store, --endpoint-host: go with --context NAME"),
+        ({"store": "s3://models"}, "--registry, --store, --endpoint-host: go with --context NAME"),
         ({"context": "kind"}, "--context kind: needs --registry HOST and --store URL"),
         (
             {"context": "kind", "registry": "registry.example"},

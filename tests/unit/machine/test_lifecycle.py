@@ -127,7 +127,7 @@ def test_a_state_directory_that_is_too_long_for_unix_sockets_is_refused(
         requirement = Machine().requirements(layout, monkeypatch)["state directory"]
         assert requirement.met is met
         assert not requirement.mended_by_up
-        assert "set MAAS_STATE_DIR to a path of at most 60 characters" in requirement.fix
+        assert "set MAAS_STATE_DIR to a path of at most 60 bytes" in requirement.fix
     with pytest.raises(MachineError, match=r"^state directory: /x{60}; needed: set MAAS_STATE_DIR "):
         lifecycle.check(layout)
 
