@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli import ROOT
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from engine.plan import Preview
-
-ROOT = Path(__file__).resolve().parents[1]
-STACKS = ROOT / "stacks"
 
 app = typer.Typer(
     name="maas",

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from cli import platforms
-from cli.commands import ROOT, STACKS
+from cli import ROOT, STACKS, platforms
 from cli.display import Display, duration
 from infra import config
 from machine import lifecycle

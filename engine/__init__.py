@@ -66,7 +66,7 @@ def select_engine(
     `config_file` is a resolved Pulumi.<stack>.yaml; `environment` is added to the process's own (KUBECONFIG).
     """
     # Late: each of these costs imports that the others, and `--help`, must not pay.
-    from engine.evaluate import Program
+    from engine.program import Program
 
     program = Program(
         directory=project_dir.resolve(),

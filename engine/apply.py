@@ -18,7 +18,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from engine import objects, values
-from engine.evaluate import Outcome, Program, Registration
 from engine.objects import KIND_OF_TOKEN, KINDS, STACK_LABEL, Object, Ref, RefusedError, UnreachableError
 from engine.plan import (
     SECRET,
@@ -32,6 +31,7 @@ from engine.plan import (
     ResourceEvent,
     Status,
 )
+from engine.program import Outcome, Program, Registration
 from engine.state import Record
 
 if TYPE_CHECKING:

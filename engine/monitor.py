@@ -23,8 +23,8 @@ from google.protobuf.message import Message as ProtobufMessage
 from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc, resource_pb2, resource_pb2_grpc
 
 from engine import values
-from engine.evaluate import PARALLEL, Execute, Program, Registration
 from engine.plan import SECRET, EngineError, Message, Resource
+from engine.program import PARALLEL, Execute, Program, Registration
 
 STACK_TYPE = "pulumi:pulumi:Stack"
 _ONLY_CLI = "the offline engine does not support that; use --engine pulumi"

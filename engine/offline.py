@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.apply import PROVIDER, Session, problem
-from engine.evaluate import Child, Program, evaluate
+from engine.evaluate import Child, evaluate
 from engine.objects import KIND_OF_TOKEN, KINDS, Ref, secret_paths
 from engine.plan import EngineError, Plan, Preview, Report, Result, count
+from engine.program import Program
 from engine.state import State
 
 

@@ -26,7 +26,6 @@ import pulumi.automation as auto
 from pulumi.automation.errors import create_command_error
 
 from engine import objects
-from engine.evaluate import Program
 from engine.plan import (
     SECRET,
     UNKNOWN,
@@ -43,6 +42,7 @@ from engine.plan import (
     Status,
     count,
 )
+from engine.program import Program
 from engine.state import State
 from engine.values import SIGNATURE, UNKNOWN_ON_THE_WIRE
 

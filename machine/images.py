@@ -90,6 +90,7 @@ class ImageBuilder:
             if (context / "requirements.txt").exists():
                 step.update("resolving Python packages")
                 _install_packages(context / "requirements.txt", context / "site-packages")
+            _make_readable(context)
             step.update("building")
             local = f"localhost/{name}"
             # chroot: no daemon and no network set-up; the build needs neither.
@@ -242,6 +243,13 @@ def _bootstrap(archive: Path) -> None:
 def _host_suite() -> str:
     release = platform.freedesktop_os_release()
     return release.get("VERSION_CODENAME", "")
+
+
+def _make_readable(context: Path) -> None:
+    """Image content is read by another user than its builder, whatever the umask of checkout and build was."""
+    for path in context.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
 
 def _install_packages(requirements: Path, target: Path) -> None:

@@ -6,8 +6,10 @@ all. Does not know how a manifest is made.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -127,10 +129,11 @@ class ModelStore:
             return artifact
         home = f"{_ROOT}/{artifact.manifest.name}/{artifact.manifest.version}"
         try:
-            for path in artifact.manifest.files:
-                # Paths carry their content's digest, so writing one again, or by two at once, is harmless.
-                obstore.put(self._store, f"{home}/{path}", directory / path)
-            obstore.put(self._store, f"{home}/{schema.FILE_NAME}", content, mode="create")
+            with _readable_by_pods():
+                for path in artifact.manifest.files:
+                    # Paths carry their content's digest, so writing one again, or by two at once, is harmless.
+                    obstore.put(self._store, f"{home}/{path}", directory / path)
+                obstore.put(self._store, f"{home}/{schema.FILE_NAME}", content, mode="create")
         except AlreadyExistsError:
             if not self._is_published(artifact):
                 raise self._taken(artifact) from None
@@ -184,6 +187,16 @@ class ModelStore:
 
     def _failure(self, error: BaseError | OSError) -> OperationError:
         return OperationError(f"model store {self.url}: {_first_line(error)}")
+
+
+@contextmanager
+def _readable_by_pods() -> Iterator[None]:
+    """A model server runs as another user than the publisher, whose umask may hide what it writes."""
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _open(url: str) -> ObjectStore:

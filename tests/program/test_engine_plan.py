@@ -12,9 +12,10 @@ import pytest
 
 from engine import select_engine, to_json
 from engine.apply import problem
-from engine.evaluate import Child, Outcome, Program, Registration, evaluate
+from engine.evaluate import Child, evaluate
 from engine.offline import OfflineEngine
 from engine.plan import SECRET, UNKNOWN, EngineError, Operation, Plan, Resource
+from engine.program import Outcome, Program, Registration
 
 PROGRAMS = Path(__file__).parent / "programs"
 BOTH_MODES = pytest.mark.parametrize("dry_run", [True, False], ids=["preview", "update"])

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine.evaluate import Child, Program, evaluate
+from engine.evaluate import Child, evaluate
+from engine.program import Program
 from tests.program.transcripts import record
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.evaluate import Child, Program, evaluate
+from engine.evaluate import Child, evaluate
 from engine.plan import UNKNOWN, EngineError, Plan, Resource
+from engine.program import Program
 
 ROOT = Path(__file__).parents[2]
 URN = "urn:pulumi:local::model-serving::"

@@ -187,3 +187,14 @@ def test_a_failing_build_shows_its_last_lines(program: Program) -> None:
     first, *rest = str(caught.value).splitlines()
     assert first == "buildah build failed, its last lines:"
     assert rest == [*map(str, range(17, 31)), "no such file: app.py"]
+
+
+def test_what_goes_into_an_image_is_readable_whatever_the_umask_of_the_checkout(folder: Path) -> None:
+    (folder / "start.sh").write_text("#!/bin/sh\n")
+    (folder / "start.sh").chmod(0o700)
+    for path in folder.rglob("*"):
+        path.chmod(path.stat().st_mode & 0o700)
+    images._make_readable(folder)
+    for path in folder.rglob("*"):
+        wanted = 0o755 if path.is_dir() or path.name == "start.sh" else 0o644
+        assert path.stat().st_mode & 0o777 == wanted, path

@@ -400,3 +400,18 @@ def test_the_directory_of_a_store_may_have_any_name(tmp_path: Path, make_artifac
     directory = tmp_path / "a store, 100% ünusual"
     ModelStore(directory.as_uri()).publish(make_artifact())
     assert (directory / "models/iris/1/manifest.json").is_file()
+
+
+def test_a_published_version_is_readable_by_the_pods_whatever_the_publishers_umask(
+    tmp_path: Path, make_artifact: MakeArtifact
+) -> None:
+    artifact = make_artifact("iris", "1")
+    before = os.umask(0o077)
+    try:
+        ModelStore((tmp_path / "store").as_uri()).publish(artifact)
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    version = tmp_path / "store" / "models" / "iris" / "1"
+    for path in (version, *version.rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
