@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from machine import cgroups
-from machine.kubernetes import KUBERNETES_VERSION
+from machine.configuration import KUBERNETES_VERSION
 from machine.layout import Layout
 
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from machine import python_packages
+from machine.configuration import KUBERNETES_VERSION
 from machine.errors import MachineError
-from machine.kubernetes import KUBERNETES_VERSION
 from machine.layout import Layout
 from machine.locks import turn
 from machine.progress import Step

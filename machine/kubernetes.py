@@ -1,8 +1,4 @@
-"""Upstream Kubernetes on this machine: configuration of each component, start order, readiness.
-
-One node that is control plane and worker. The components are the upstream commands; all that is decided here
-is in their configuration files and flags.
-"""
+"""Upstream Kubernetes on this machine: made ready to start, started in order, waited for."""
 
 from __future__ import annotations
 
@@ -16,27 +12,16 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-from machine import cgroups, processes
+from machine import cgroups, configuration, processes
 from machine.errors import MachineError
 from machine.layout import (
     CLUSTER_DNS_ADDRESS,
     NODE_NAME,
-    POD_CIDR,
-    REGISTRY_NAME,
-    SERVICE_CIDR,
     Layout,
 )
-from machine.processes import Process
 
-KUBERNETES_VERSION = "v1.36.3"
-"""As in go/go.mod, which a test asserts."""
-
-PAUSE_IMAGE = f"{REGISTRY_NAME}/pause:1"
-"""Held by containerd from an import, never pulled."""
-
-_CNI_PLUGINS = "/usr/lib/cni"
+_READY_SECONDS = 120
 _KUBELET_SYSCTLS = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
 
 
@@ -46,7 +31,7 @@ def configure(layout: Layout, binaries: Path) -> None:
     for directory in (layout.state, layout.pki):
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
-    for name, content in _configuration_files(layout).items():
+    for name, content in configuration.files(layout).items():
         path = layout.configuration / name
         path.parent.mkdir(parents=True, exist_ok=True)
         text = content if isinstance(content, str) else json.dumps(content, indent=2)
@@ -90,297 +75,19 @@ def _run(command: Sequence[str], *, stdin: str | None = None) -> str:
     return done.stdout
 
 
-def _configuration_files(layout: Layout) -> dict[str, str | dict[str, Any]]:
-    return {
-        "kubeadm.yaml": _kubeadm(layout),
-        "kubelet.json": _kubelet(layout),
-        "kube-proxy.json": {
-            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-            "kind": "KubeProxyConfiguration",
-            "mode": "nftables",
-            "clientConnection": {"kubeconfig": str(layout.configuration / "kube-proxy.conf")},
-            "clusterCIDR": POD_CIDR,
-            "hostnameOverride": NODE_NAME,
-            "oomScoreAdj": 0,
-            "healthzBindAddress": "127.0.0.1:10256",
-            # Conntrack's limits belong to the machine, not to a network namespace: leave them alone.
-            "conntrack": {
-                "maxPerCore": 0,
-                "min": 0,
-                "tcpEstablishedTimeout": "0s",
-                "tcpCloseWaitTimeout": "0s",
-            },
-        },
-        "containerd.toml": _containerd(layout),
-        f"registries/{REGISTRY_NAME}/hosts.toml": (
-            f'server = "http://{layout.registry_address}"\n'
-            f'[host."http://{layout.registry_address}"]\n  capabilities = ["pull", "resolve"]\n'
-        ),
-        "cni/10-bridge.conflist": {
-            "cniVersion": "1.0.0",
-            "name": "pods",
-            "plugins": [
-                {
-                    "type": "bridge",
-                    "bridge": "cni0",
-                    "isGateway": True,
-                    # A pod that asks its own Service may be answered by itself.
-                    "hairpinMode": True,
-                    "ipam": {
-                        "type": "host-local",
-                        "ranges": [[{"subnet": POD_CIDR}]],
-                        "routes": [{"dst": "0.0.0.0/0"}],
-                        "dataDir": str(layout.run / "cni"),
-                    },
-                }
-            ],
-        },
-        "Corefile": (
-            ".:53 {\n    errors\n    health 127.0.0.1:8181\n    ready 127.0.0.1:8182\n    cache 10\n"
-            "    kubernetes cluster.local in-addr.arpa ip6.arpa {\n"
-            f"        kubeconfig {layout.configuration / 'coredns.conf'}\n    }}\n}}\n"
-        ),
-        "registry.json": {
-            "version": 0.1,
-            "log": {"level": "warn"},
-            "storage": {
-                "filesystem": {"rootdirectory": str(layout.registry_storage)},
-                "delete": {"enabled": True},
-            },
-            "http": {"addr": layout.registry_address},
-        },
-        # The pods' resolver when they ask not to use the cluster's: there is none.
-        "resolv.conf": "",
-    }
+def _wait(layout: Layout, condition: Callable[[], bool], *, what: str, needs: Sequence[str]) -> None:
+    """Wait for a condition. Raises MachineError with the last words of what it needs, when one ends or it takes long.
 
-
-def _kubeadm(layout: Layout) -> str:
-    version = {"apiVersion": "kubeadm.k8s.io/v1beta4"}
-    init = version | {
-        "kind": "InitConfiguration",
-        "localAPIEndpoint": {"advertiseAddress": layout.node_address},
-        "nodeRegistration": {"name": NODE_NAME},
-    }
-    cluster = version | {
-        "kind": "ClusterConfiguration",
-        "clusterName": NODE_NAME,
-        "kubernetesVersion": KUBERNETES_VERSION,
-        "certificatesDir": str(layout.pki),
-        "controlPlaneEndpoint": f"{layout.node_address}:6443",
-        "networking": {"serviceSubnet": SERVICE_CIDR, "podSubnet": POD_CIDR},
-        # RSA keys take seconds to make on a small machine.
-        "encryptionAlgorithm": "ECDSA-P256",
-    }
-    return f"{json.dumps(init)}\n---\n{json.dumps(cluster)}\n"
-
-
-def _kubelet(layout: Layout) -> dict[str, Any]:
-    return {
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "address": layout.node_address,
-        "authentication": {
-            "anonymous": {"enabled": False},
-            "webhook": {"enabled": True},
-            "x509": {"clientCAFile": str(layout.pki / "ca.crt")},
-        },
-        "authorization": {"mode": "Webhook"},
-        "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{layout.cgroup}",
-        "failCgroupV1": False,
-        "failSwapOn": False,
-        "clusterDNS": [CLUSTER_DNS_ADDRESS],
-        "clusterDomain": "cluster.local",
-        "resolvConf": str(layout.configuration / "resolv.conf"),
-        "containerRuntimeEndpoint": f"unix://{layout.containerd_socket}",
-        "podLogsDir": str(layout.logs / "pods"),
-        "volumePluginDir": str(layout.state / "kubelet" / "plugins-exec"),
-        # A negative score needs CAP_SYS_RESOURCE, which containers and small virtual machines lack.
-        "oomScoreAdj": 0,
-        # The kubelet's own rules would need iptables; kube-proxy's nftables mode does not.
-        "makeIPTablesUtilChains": False,
-        # The disk is shared with everything else on this machine: its being rather full is no reason to evict
-        # a pod or to delete an image that cannot be pulled again.
-        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
-        "imageGCHighThresholdPercent": 100,
-        "nodeStatusUpdateFrequency": "5s",
-        # A rollout on one small node starts several pods of the same image at once.
-        "serializeImagePulls": False,
-        "shutdownGracePeriod": "0s",
-    }
-
-
-def _containerd(layout: Layout) -> str:
-    cri = 'plugins."io.containerd.grpc.v1.cri"'
-    return f"""version = 2
-root = "{layout.containerd_root}"
-state = "{layout.run / "containerd"}"
-disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.btrfs",
-  "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.aufs"]
-
-[grpc]
-  address = "{layout.containerd_socket}"
-
-[{cri}]
-  sandbox_image = "{PAUSE_IMAGE}"
-  # Without CAP_SYS_RESOURCE a negative score is refused and no sandbox starts.
-  restrict_oom_score_adj = true
-  netns_mounts_under_state_dir = true
-  [{cri}.containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-  [{cri}.cni]
-    bin_dir = "{_CNI_PLUGINS}"
-    conf_dir = "{layout.configuration / "cni"}"
-  [{cri}.registry]
-    config_path = "{layout.configuration / "registries"}"
-"""
-
-
-def storage_processes(layout: Layout, *, fsync: bool) -> list[Process]:
-    """What must run before the API server: etcd, the image registry and containerd."""
-    etcd = "https://127.0.0.1:2379"  # the namespace's own loopback
-    pki = layout.pki / "etcd"
-    return [
-        Process(
-            name="etcd",
-            command=(
-                "etcd",
-                "--name=maas",
-                f"--data-dir={layout.state / 'etcd'}",
-                f"--listen-client-urls={etcd}",
-                f"--advertise-client-urls={etcd}",
-                "--listen-peer-urls=http://127.0.0.1:2380",
-                "--initial-advertise-peer-urls=http://127.0.0.1:2380",
-                "--initial-cluster=maas=http://127.0.0.1:2380",
-                f"--cert-file={pki / 'server.crt'}",
-                f"--key-file={pki / 'server.key'}",
-                f"--trusted-ca-file={pki / 'ca.crt'}",
-                "--client-cert-auth",
-                "--logger=zap",
-                "--log-level=warn",
-                *(() if fsync else ("--unsafe-no-fsync",)),
-            ),
-        ),
-        Process(
-            name="registry", command=("docker-registry", "serve", str(layout.configuration / "registry.json"))
-        ),
-        Process(
-            name="containerd",
-            command=("containerd", "--config", str(layout.configuration / "containerd.toml")),
-        ),
-    ]
-
-
-def api_server(layout: Layout, binaries: Path) -> Process:
-    pki = layout.pki
-    return Process(
-        name="kube-apiserver",
-        command=(
-            str(binaries / "kube-apiserver"),
-            f"--advertise-address={layout.node_address}",
-            f"--bind-address={layout.node_address}",
-            "--secure-port=6443",
-            "--authorization-mode=Node,RBAC",
-            "--anonymous-auth=false",
-            "--enable-admission-plugins=NodeRestriction",
-            f"--service-cluster-ip-range={SERVICE_CIDR}",
-            "--etcd-servers=https://127.0.0.1:2379",
-            f"--etcd-cafile={pki / 'etcd' / 'ca.crt'}",
-            f"--etcd-certfile={pki / 'apiserver-etcd-client.crt'}",
-            f"--etcd-keyfile={pki / 'apiserver-etcd-client.key'}",
-            f"--client-ca-file={pki / 'ca.crt'}",
-            f"--tls-cert-file={pki / 'apiserver.crt'}",
-            f"--tls-private-key-file={pki / 'apiserver.key'}",
-            f"--kubelet-client-certificate={pki / 'apiserver-kubelet-client.crt'}",
-            f"--kubelet-client-key={pki / 'apiserver-kubelet-client.key'}",
-            # The node's name resolves nowhere.
-            "--kubelet-preferred-address-types=InternalIP",
-            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
-            f"--service-account-key-file={pki / 'sa.pub'}",
-            f"--service-account-signing-key-file={pki / 'sa.key'}",
-            # The metrics API is served by a process of the node, reached by its endpoint.
-            "--enable-aggregator-routing=true",
-            f"--proxy-client-cert-file={pki / 'front-proxy-client.crt'}",
-            f"--proxy-client-key-file={pki / 'front-proxy-client.key'}",
-            f"--requestheader-client-ca-file={pki / 'front-proxy-ca.crt'}",
-            "--requestheader-allowed-names=front-proxy-client",
-            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
-            "--requestheader-group-headers=X-Remote-Group",
-            "--requestheader-username-headers=X-Remote-User",
-            "--profiling=false",
-        ),
-    )
-
-
-def cluster_processes(layout: Layout, binaries: Path) -> list[Process]:
-    """What needs the API server: controllers, scheduler, node agents, DNS and metrics."""
-    pki, configuration = layout.pki, layout.configuration
-
-    def kubeconfigs(name: str) -> list[str]:
-        path = configuration / f"{name}.conf"
-        return [f"--{kind}kubeconfig={path}" for kind in ("", "authentication-", "authorization-")]
-
-    def component(name: str, *arguments: str) -> Process:
-        return Process(name=name, command=(str(binaries / name), *arguments))
-
-    return [
-        component(
-            "kube-controller-manager",
-            *kubeconfigs("controller-manager"),
-            "--bind-address=127.0.0.1",
-            "--leader-elect=false",
-            "--use-service-account-credentials=true",
-            f"--service-account-private-key-file={pki / 'sa.key'}",
-            f"--root-ca-file={pki / 'ca.crt'}",
-            f"--cluster-signing-cert-file={pki / 'ca.crt'}",
-            f"--cluster-signing-key-file={pki / 'ca.key'}",
-            f"--requestheader-client-ca-file={pki / 'front-proxy-ca.crt'}",
-            # The kubelet writes volume plugins nowhere else, and this must name the same place.
-            f"--flex-volume-plugin-dir={layout.state / 'kubelet' / 'plugins-exec'}",
-            "--profiling=false",
-        ),
-        component(
-            "kube-scheduler",
-            *kubeconfigs("scheduler"),
-            "--bind-address=127.0.0.1",
-            "--leader-elect=false",
-            "--profiling=false",
-        ),
-        component(
-            "kubelet",
-            f"--config={configuration / 'kubelet.json'}",
-            f"--kubeconfig={configuration / 'kubelet.conf'}",
-            f"--root-dir={layout.state / 'kubelet'}",
-            f"--cert-dir={layout.state / 'kubelet' / 'pki'}",
-            f"--hostname-override={NODE_NAME}",
-            f"--node-ip={layout.node_address}",
-        ),
-        component("kube-proxy", f"--config={configuration / 'kube-proxy.json'}"),
-        component("coredns", "-conf", str(configuration / "Corefile")),
-        component(
-            "metrics-server",
-            *kubeconfigs("metrics-server"),
-            f"--bind-address={layout.node_address}",
-            "--secure-port=10443",
-            f"--cert-dir={layout.run / 'metrics-server'}",
-            "--kubelet-preferred-address-types=InternalIP",
-            # The kubelet signs its own serving certificate; the two meet only inside the network namespace.
-            "--kubelet-insecure-tls",
-            "--metric-resolution=15s",
-        ),
-    ]
-
-
-def wait_until_ready(layout: Layout, *, timeout_seconds: float = 120) -> None:
-    """Wait for the API server's /readyz. Raises MachineError with its last words when it ends or hangs."""
-    deadline = time.monotonic() + timeout_seconds
-    while not is_ready(layout):
-        for name in ("etcd", "kube-apiserver"):
+    The last of `needs` is the one whose words explain a time-out.
+    """
+    deadline = time.monotonic() + _READY_SECONDS
+    while not condition():
+        for name in needs:
             processes.require_running(layout, name)
         if time.monotonic() > deadline:
+            words = processes.last_words(layout, needs[-1])
             raise MachineError(
-                f"kube-apiserver not ready after {timeout_seconds:g} s; its last words:\n"
-                + processes.last_words(layout, "kube-apiserver")
+                f"{what}: not ready after {_READY_SECONDS} s; the last words of {needs[-1]}:\n{words}"
             )
         time.sleep(0.1)
 
@@ -425,19 +132,6 @@ def node_is_ready(layout: Layout, binaries: Path) -> bool:
         return False
 
 
-def wait_for_node(layout: Layout, binaries: Path, *, timeout_seconds: float = 120) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not node_is_ready(layout, binaries):
-        for name in ("kubelet", "containerd", "kube-controller-manager"):
-            processes.require_running(layout, name)
-        if time.monotonic() > deadline:
-            raise MachineError(
-                f"node {NODE_NAME} not ready after {timeout_seconds:g} s; the kubelet's last words:\n"
-                + processes.last_words(layout, "kubelet")
-            )
-        time.sleep(0.2)
-
-
 def remember_sysctls(layout: Layout) -> None:
     """Note the kernel settings that the kubelet changes for the whole machine, so that `down` can put them back."""
     saved = layout.state / "sysctls.json"
@@ -461,17 +155,18 @@ def start(layout: Layout, binaries: Path, *, tell: Callable[[str], None]) -> Non
     for path in (layout.registry_storage, layout.containerd_root):
         path.mkdir(parents=True, exist_ok=True)
     tell("etcd, image registry, containerd")
-    for process in storage_processes(layout, fsync=False):
+    for process in configuration.storage_processes(layout):
         processes.start(layout, process)
     tell("API server")
-    processes.start(layout, api_server(layout, binaries))
-    wait_until_ready(layout)
+    processes.start(layout, configuration.api_server(layout, binaries))
+    _wait(layout, lambda: is_ready(layout), what="Kubernetes API", needs=("etcd", "kube-apiserver"))
     bootstrap(layout, binaries)
     tell("controllers, scheduler, kubelet, proxy, DNS, metrics")
-    for process in cluster_processes(layout, binaries):
+    for process in configuration.cluster_processes(layout, binaries):
         processes.start(layout, process)
     tell("waiting for the node")
-    wait_for_node(layout, binaries)
+    nodes = ("containerd", "kube-controller-manager", "kubelet")
+    _wait(layout, lambda: node_is_ready(layout, binaries), what=f"node {NODE_NAME}", needs=nodes)
 
 
 def environment(layout: Layout) -> dict[str, str]:

@@ -31,21 +31,13 @@ class Checkout:
 
     def maas(self, *arguments: str, expect: int | None = 0, timeout_seconds: float = 900) -> str:
         """Run a command; returns all that it printed. Fails the test on a traceback, or on another exit code."""
-        done = subprocess.run(
-            [self.root / "maas", *arguments],
-            env=os.environ | {"MAAS_STATE_DIR": str(STATE)} | dict(self.environment),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            timeout=timeout_seconds,
-            check=False,
+        with self.start(*arguments) as process:
+            printed, _ = process.communicate(timeout=timeout_seconds)
+        assert expect in (process.returncode, None), (
+            f"maas {' '.join(arguments)}: exit code {process.returncode}\n{printed}"
         )
-        assert expect in (done.returncode, None), (
-            f"maas {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}"
-        )
-        assert "Traceback (most recent call last)" not in done.stdout.replace("    | ", ""), done.stdout
-        return done.stdout
+        assert "Traceback (most recent call last)" not in printed.replace("    | ", ""), printed
+        return printed
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command and leave it running."""

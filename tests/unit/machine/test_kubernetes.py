@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from machine import kubernetes
+from machine import configuration, kubernetes
+from machine.configuration import KUBERNETES_VERSION
 from machine.errors import MachineError
-from machine.kubernetes import KUBERNETES_VERSION
 from machine.layout import Layout
 
 GO_MOD = (Path(kubernetes.__file__).parent / "go" / "go.mod").read_text()
@@ -24,7 +24,7 @@ BINARIES = Path("/opt/binaries")
 def files(layout: Layout) -> dict[str, Any]:
     """Configuration files by name, parsed."""
     parsed: dict[str, Any] = {}
-    for name, content in kubernetes._configuration_files(layout).items():
+    for name, content in configuration.files(layout).items():
         text = content if isinstance(content, str) else json.dumps(content)
         if name.endswith(".toml"):
             parsed[name] = tomllib.loads(text)
@@ -39,9 +39,9 @@ def files(layout: Layout) -> dict[str, Any]:
 
 def processes(layout: Layout) -> dict[str, tuple[str, ...]]:
     every = [
-        *kubernetes.storage_processes(layout, fsync=False),
-        kubernetes.api_server(layout, BINARIES),
-        *kubernetes.cluster_processes(layout, BINARIES),
+        *configuration.storage_processes(layout),
+        configuration.api_server(layout, BINARIES),
+        *configuration.cluster_processes(layout, BINARIES),
     ]
     assert all(process.in_namespace for process in every)
     return {process.name: process.command for process in every}
@@ -128,12 +128,6 @@ def test_etcd_takes_only_clients_with_a_certificate(layout: Layout) -> None:
     assert listens == "--listen-client-urls=https://127.0.0.1:2379"
 
 
-@pytest.mark.parametrize("fsync", [True, False])
-def test_etcd_may_lose_what_was_not_written_yet_only_when_told(fsync: bool, layout: Layout) -> None:
-    etcd = kubernetes.storage_processes(layout, fsync=fsync)[0]
-    assert ("--unsafe-no-fsync" in etcd.command) is not fsync
-
-
 def test_components_that_serve_for_themselves_listen_on_no_address_of_the_machine(layout: Layout) -> None:
     own = {"127.0.0.1", layout.node_address}
     for name, command in processes(layout).items():
@@ -170,7 +164,7 @@ def test_images_are_pulled_from_the_platforms_registry_by_its_name(layout: Layou
     assert "push" not in hosts["host"][f"http://{layout.registry_address}"]["capabilities"]
     cri = files(layout)["containerd.toml"]["plugins"]["io.containerd.grpc.v1.cri"]
     assert cri["registry"]["config_path"] == str(layout.configuration / "registries")
-    assert cri["sandbox_image"] == kubernetes.PAUSE_IMAGE
+    assert cri["sandbox_image"] == configuration.PAUSE_IMAGE
 
 
 def _texts(value: object) -> Iterator[str]:
