@@ -297,26 +297,37 @@ def _forget_stacks(layout: Layout) -> None:
 def deploy(
     chosen: Chosen, reference: str, *, service: str | None, engine_name: str | None, console: Console
 ) -> None:
+    """Let a service serve a published version: the stack file first, which is the desired state, then `up`."""
     name, version = parse_reference(reference)
-    found = chosen.store().version(name, version)
-    candidates = chosen.services_of(name)
-    if service is None:
-        if len(candidates) != 1:
-            serving = (
-                f"is served by {', '.join(candidates)}"
-                if candidates
-                else f"is served by no service of {chosen.file.path.name}"
-            )
-            raise OperationError(f"model {name!r}: {serving}; say which one: --service NAME")
-        service = candidates[0]
-    if chosen.file.set_model(service, name=name, version=version, sha256=found.sha256):
-        chosen.settings()  # the edited file must hold before it is written
-        chosen.file.save()
-        relative = chosen.file.path.relative_to(ROOT)
-        console.print(
-            f"{relative}: {service} serves {reference}; to keep it: git commit {relative}", highlight=False
-        )
-    up(chosen, engine_name=engine_name, console=console)
+    with chosen.exclusive():
+        found = chosen.store().version(name, version)
+        service = service or _only_service(chosen, name)
+        before = chosen.settings().services.get(service)
+        path = os.path.relpath(chosen.file.path, ROOT)
+        if chosen.file.set_model(service, name=name, version=version, sha256=found.sha256):
+            chosen.settings()  # the edited file must hold before it is written
+            chosen.file.save()
+            said = f"{path}: {service} serves {reference}; to keep it: git commit {path}"
+            console.print(said, highlight=False)
+        try:
+            result, exchanges = _up(chosen, chosen.settings(), engine_name, console)
+        except RuntimeError as error:
+            back = before.model if before else None
+            if back is None or back.version == version:
+                raise
+            raise OperationError(
+                f"{error}\n{path} names {reference}, which is not in service; what was ready before still is."
+                f" Back: ./maas deploy {name}@{back.version}{'' if name == service else f' --service {service}'}"
+            ) from error
+    _print_result(result, exchanges, console)
+
+
+def _only_service(chosen: Chosen, model: str) -> str:
+    services = chosen.services_of(model)
+    if len(services) == 1:
+        return services[0]
+    serving = ", ".join(services) if services else f"no service of {chosen.file.path.name}"
+    raise OperationError(f"model {model!r}: is served by {serving}; say which one: --service NAME")
 
 
 def _urls(chosen: Chosen, settings: config.Settings) -> dict[str, str]:

@@ -73,7 +73,9 @@ def test_a_tampered_model_file_is_refused_and_the_old_version_keeps_serving(
     stored.write_bytes(content)
     with steady_load(URL, REQUEST, version_of) as answers:
         printed = platform.maas("deploy", "iris@tampered", expect=1)
-        assert "sha256" in printed
+        assert "sha256 is" in printed
+        assert "names iris@tampered, which is not in service" in printed
+        assert "./maas deploy iris@1" in printed
         assert re.search(r"iris@tampered 0/\d ready", platform.maas("status", expect=1))
     assert answers.failures == []
     assert set(answers.counts) == {"1"}

@@ -16,8 +16,10 @@ from rich.console import Console
 
 from cli import local, platforms
 from cli.local import Chosen
+from engine.plan import EngineError, Result
 from machine.layout import Layout
 from operations.errors import OperationError
+from operations.inference import Exchange
 from operations.stack_file import StackFile
 
 ROOT = Path(__file__).parents[3]
@@ -33,6 +35,7 @@ def state(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     # Not by tempfile's default, which another fixture has changed to a long path.
     with tempfile.TemporaryDirectory(dir=DIRECTORY_OF_THE_SYSTEM) as directory:
         monkeypatch.setenv("MAAS_STATE_DIR", f"{directory}/state")
+        monkeypatch.setenv("MAAS_CACHE_DIR", f"{directory}/cache")
         yield Path(directory, "state")
 
 
@@ -141,7 +144,12 @@ def stacks(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def brought_up(monkeypatch: pytest.MonkeyPatch) -> list[Chosen]:
     """What would have been brought up: the stack file must hold the change before that."""
     calls: list[Chosen] = []
-    monkeypatch.setattr(local, "up", lambda chosen, **options: calls.append(chosen))
+
+    def up(chosen: Chosen, *arguments: object) -> tuple[Result, dict[str, Exchange]]:
+        calls.append(chosen)
+        return Result(engine="offline", project="", stack="local", counts={}, outputs={}, seconds=0), {}
+
+    monkeypatch.setattr(local, "_up", up)
     return calls
 
 
@@ -170,9 +178,26 @@ def test_a_deployment_of_what_is_served_already_changes_no_file(
     stacks: Path, brought_up: list[Chosen]
 ) -> None:
     before = (stacks / "Pulumi.local.yaml").read_bytes()
-    assert deploy("iris@1") == ""
+    assert "to keep it" not in deploy("iris@1")
     assert (stacks / "Pulumi.local.yaml").read_bytes() == before
     assert len(brought_up) == 1
+
+
+def test_a_deployment_that_does_not_get_ready_says_what_serves_and_the_way_back(
+    stacks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def up(*arguments: object) -> None:
+        raise EngineError("pod iris-1: refused")
+
+    monkeypatch.setattr(local, "_up", up)
+    message = (
+        r"^pod iris-1: refused\nstacks/Pulumi\.local\.yaml names iris@2, which is not in service; what was ready before"
+        r" still is\. Back: \./maas deploy iris@1$"
+    )
+    with pytest.raises(OperationError, match=message):
+        deploy("iris@2")
+    with pytest.raises(EngineError, match=r"^pod iris-1: refused$"):
+        deploy("iris@2")  # it is in the stack file by now: there is no way back to tell
 
 
 @pytest.mark.parametrize(
