@@ -7,6 +7,7 @@ and index settings are, against the hashes of the image's lock file; the build i
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import os
 import platform
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from machine import python_packages
 from machine.errors import MachineError
-from machine.layout import Layout
+from machine.layout import NODE_NETWORKS, Layout
 from machine.locks import turn
 from machine.progress import Step
 
@@ -46,9 +47,13 @@ class Registry:
 
     @property
     def plain_http(self) -> bool:
-        return self.address.partition(":")[0] in {"localhost", "127.0.0.1"} or self.address.startswith(
-            "198.18."
-        )
+        """Whether it is on this machine: on its loopback, or in a platform's network."""
+        host = self.address.partition("/")[0].partition(":")[0]
+        try:
+            address = ipaddress.IPv4Address(host)
+        except ValueError:
+            return host == "localhost"
+        return address.is_loopback or address in NODE_NETWORKS
 
 
 class ImageBuilder:

@@ -11,7 +11,7 @@ from pathlib import Path
 from machine.errors import MachineError
 
 # RFC 2544 benchmarking range: never routed, so it meets no network that the machine is really on.
-_NODE_NETWORKS = ipaddress.ip_network("198.18.0.0/15")
+NODE_NETWORKS = ipaddress.ip_network("198.18.0.0/15")
 POD_CIDR = "10.244.0.0/24"
 SERVICE_CIDR = "10.96.0.0/16"
 CLUSTER_DNS_ADDRESS = "10.96.0.10"
@@ -51,8 +51,8 @@ class Layout:
 
     @cached_property
     def _addresses(self) -> list[ipaddress.IPv4Address]:
-        subnets = 1 << (30 - _NODE_NETWORKS.prefixlen)
-        first = int(_NODE_NETWORKS.network_address) + 4 * (int(self.identity, 16) % subnets)
+        subnets = 1 << (30 - NODE_NETWORKS.prefixlen)
+        first = int(NODE_NETWORKS.network_address) + 4 * (int(self.identity, 16) % subnets)
         return [ipaddress.IPv4Address(first + offset) for offset in (1, 2)]
 
     @property

@@ -101,6 +101,8 @@ def test_an_image_is_named_after_its_folder_as_registries_allow(folder: Path) ->
         ("localhost:5000", True),
         ("127.0.0.1:5000", True),
         ("198.18.4.2:5000", True),
+        ("198.19.255.254:5000", True),
+        ("198.20.0.1:5000", False),
         ("registry.example", False),
         ("registry.example:5000/team", False),
         ("198.181.0.1:5000", False),
