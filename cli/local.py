@@ -6,8 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -183,9 +182,8 @@ def _up(
         with display.step(f"build image {folder}") as step:
             images[folder] = platforms.builder(chosen.layout, platform).build(ROOT / folder, step)
     with display.step("deploy") as step:
-        progress = _DeployProgress(step.update)
         chosen.file.resolve(chosen.facts(images), chosen.resolved)
-        result = engine.up(progress)
+        result = engine.up(_DeployProgress(step.update))
     with display.step("ask every endpoint"):
         platform.publish_ports(ports)
         exchanges = {
@@ -199,20 +197,18 @@ def _up(
 class _DeployProgress:
     """Turns the engine's events into one line: what is being waited for."""
 
-    def __init__(self, tell: Any) -> None:
+    def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
         self._waiting: dict[str, str] = {}
-        self._lock = threading.Lock()
 
     def __call__(self, event: ResourceEvent) -> None:
         from engine.plan import Status
 
-        with self._lock:
-            if event.status in (Status.STARTED, Status.WAITING):
-                self._waiting[event.name] = event.message
-            else:
-                self._waiting.pop(event.name, None)
-            self._tell(", ".join(f"{name} {message}".strip() for name, message in self._waiting.items()))
+        if event.status in (Status.STARTED, Status.WAITING):
+            self._waiting[event.name] = event.message
+        else:
+            self._waiting.pop(event.name, None)
+        self._tell(", ".join(f"{name} {message}".strip() for name, message in self._waiting.items()))
 
 
 def _published_models(chosen: Chosen, settings: config.Settings) -> dict[str, Version]:

@@ -99,23 +99,35 @@ def test_up_after_down_serves_again_from_the_caches(checkout: Checkout) -> None:
     assert httpx.get(f"http://127.0.0.1:{IRIS_PORT}/v2/health/ready", trust_env=False).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("sent", "after_seconds", "code"),
-    [(signal.SIGINT, 3, 130), (signal.SIGKILL, 7, -9), (signal.SIGINT, 11, 130)],
-)
-def test_up_continues_where_an_interrupted_one_ended(
-    checkout: Checkout, sent: signal.Signals, after_seconds: float, code: int
-) -> None:
+def interrupt_and_continue(checkout: Checkout, sent: signal.Signals, after_seconds: float) -> None:
     checkout.maas("down")
     interrupted = checkout.start("up")
     with pytest.raises(subprocess.TimeoutExpired):
         interrupted.wait(after_seconds)
     interrupted.send_signal(sent)
     printed, _ = interrupted.communicate(timeout=20)
-    assert interrupted.returncode == code, printed
+    assert interrupted.returncode == (130 if sent == signal.SIGINT else -sent), printed
     assert "Traceback" not in printed
     checkout.maas("up")
     assert httpx.get(f"http://127.0.0.1:{IRIS_PORT}/v2/health/ready", trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "after_seconds"), [(signal.SIGINT, 3), (signal.SIGKILL, 7), (signal.SIGINT, 11)]
+)
+def test_up_continues_where_an_interrupted_one_ended(
+    checkout: Checkout, sent: signal.Signals, after_seconds: float
+) -> None:
+    interrupt_and_continue(checkout, sent, after_seconds)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("after_seconds", [0.5, 1, 2, 4, 5, 6, 8, 9, 10, 12])
+def test_up_continues_wherever_it_was_interrupted(
+    checkout: Checkout, sent: signal.Signals, after_seconds: float
+) -> None:
+    interrupt_and_continue(checkout, sent, after_seconds)
 
 
 def test_down_of_nothing_is_no_error(checkout: Checkout) -> None:
