@@ -7,7 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -231,11 +231,23 @@ def _shim_sockets(layout: Layout) -> list[Path]:
 
 
 def _unmount_below(*roots: Path) -> None:
+    """Unmount everything below. Raises MachineError when something stays.
+
+    It must not: a pod's volume is the model store itself, and what is removed next would be removed through it.
+    """
+    for target in reversed(_mounts_below(roots)):
+        subprocess.run(["umount", "--lazy", str(target)], check=False, capture_output=True)
+    if left := _mounts_below(roots):
+        paths = ", ".join(map(str, left))
+        raise MachineError(
+            f"mounts {paths}: could not be unmounted, so no file was removed; unmount them, then down"
+        )
+
+
+def _mounts_below(roots: Collection[Path]) -> list[Path]:
     targets = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    for target in reversed(targets):
-        path = Path(target.encode().decode("unicode_escape"))
-        if any(path.is_relative_to(root) for root in roots):
-            subprocess.run(["umount", "--lazy", str(path)], check=False, capture_output=True)
+    paths = [Path(target.encode().decode("unicode_escape")) for target in targets]
+    return [path for path in paths if any(path.is_relative_to(root) for root in roots)]
 
 
 def _remove_container_log_links(layout: Layout) -> None:

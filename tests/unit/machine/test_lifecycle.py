@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from machine import build, lifecycle, network, packages, processes
 from machine.errors import MachineError
 from machine.layout import LONGEST_STATE_DIRECTORY, Layout
 from machine.lifecycle import Requirement
+from machine.progress import Step
 
 Program = Callable[[str, str], Path]
 
@@ -223,3 +225,30 @@ def test_components_are_what_was_started_with_where_their_logs_are(
         lifecycle.Component(name="etcd", running=True, log=layout.logs / "etcd.log"),
         lifecycle.Component(name="kubelet", running=False, log=layout.logs / "kubelet.log"),
     ]
+
+
+class SilentProgress:
+    @contextmanager
+    def step(self, title: str) -> Iterator[Step]:
+        yield SilentStep()
+
+
+class SilentStep:
+    def update(self, detail: str, *, fraction: float | None = None) -> None: ...
+
+
+def test_nothing_is_removed_while_something_is_mounted_below(
+    layout: Layout, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod's volume is the model store itself: what is removed through a mount is the user's."""
+    volume = layout.state / "kubelet" / "volume" / "models"
+    volume.mkdir(parents=True)
+    (volume / "manifest.json").write_text("{}")
+    program("umount", "exit 32")
+    monkeypatch.setattr(lifecycle, "_stop_processes", lambda layout: None)
+    monkeypatch.setattr(lifecycle, "_mounts_below", lambda roots: [volume])
+    with pytest.raises(
+        MachineError, match=rf"^mounts {volume}: could not be unmounted, so no file was removed"
+    ):
+        lifecycle.down(layout, SilentProgress())
+    assert (volume / "manifest.json").exists()
