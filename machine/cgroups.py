@@ -30,11 +30,6 @@ def _hierarchies() -> list[Path]:
     return found
 
 
-def is_unified() -> bool:
-    """Whether this machine has cgroup v2 alone."""
-    return Path("/sys/fs/cgroup/cgroup.controllers").exists()
-
-
 def ensure(layout: Layout) -> None:
     """Make the group: `<group>/processes` for what we start, `<group>/kubepods` is the kubelet's."""
     for hierarchy in _hierarchies():

@@ -48,16 +48,14 @@ def files(layout: Layout) -> dict[str, str | dict[str, Any]]:
             f'server = "http://{layout.registry_address}"\n'
             f'[host."http://{layout.registry_address}"]\n  capabilities = ["pull", "resolve"]\n'
         ),
-        "cni/10-bridge.conflist": {
+        "cni/10-ptp.conflist": {
             "cniVersion": "1.0.0",
             "name": "pods",
             "plugins": [
                 {
-                    "type": "bridge",
-                    "bridge": "cni0",
-                    "isGateway": True,
-                    # A pod that asks its own Service may be answered by itself.
-                    "hairpinMode": True,
+                    # A routed link for each pod. On a bridge, kube-proxy's rules would see a packet between two pods
+                    # only where the kernel module br_netfilter is loaded, for every bridge of the machine.
+                    "type": "ptp",
                     "ipam": {
                         "type": "host-local",
                         "ranges": [[{"subnet": POD_CIDR}]],

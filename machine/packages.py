@@ -54,7 +54,7 @@ PACKAGES = (
         reason="runs containers",
         service="containerd.service",
     ),
-    Package(name="containernetworking-plugins", provides="/usr/lib/cni/bridge", reason="connects pods"),
+    Package(name="containernetworking-plugins", provides="/usr/lib/cni/ptp", reason="connects pods"),
     Package(
         name="docker-registry",
         provides="/usr/bin/docker-registry",
