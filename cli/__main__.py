@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 import traceback
@@ -16,6 +17,8 @@ def main() -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     from cli.commands import app
 
+    # To end in order: what is half made is undone, what was started is ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False, prog_name="maas") or 0
     except typer.Exit as exit_:

@@ -169,12 +169,11 @@ def _up(
     display, platform = chosen.display(console), chosen.platform
     engine = _engine(chosen, engine_name)
     engine.check()  # before minutes go into what it would refuse
-    platform.up(display)
+    ports = [service.node_port for service in settings.services.values() if service.node_port]
+    platform.up(display, ports)
     if isinstance(platform, platforms.Existing):
         chosen.directory.mkdir(parents=True, exist_ok=True)
         platforms.remember(chosen.directory / _CLUSTER, platform)
-    ports = [service.node_port for service in settings.services.values() if service.node_port]
-    platform.require_free_ports(ports)
     with display.step("publish models"):
         versions = _published_models(chosen, settings)
     images = {}
@@ -270,6 +269,12 @@ def down(chosen: Chosen, *, purge: bool, console: Console) -> None:
             engine.check()
             with display.step("delete the stack's objects") as step:
                 engine.destroy(_DeployProgress(step.update))
+        if brought_up_by == "pulumi" and not chosen.platform.is_up():
+            console.print(
+                "the cluster did not answer, so the Pulumi backend still lists its objects; if it is one of your own:"
+                f" pulumi stack rm --force {chosen.stack}",
+                highlight=False,
+            )
         if built_in:
             lifecycle.down(chosen.layout, display)
             _forget_stacks(chosen.layout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -31,9 +31,14 @@ def layout() -> Layout:
         Path("/var/cache/maas") if root else Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"), "maas")
     )
     return Layout(
-        state=Path(os.environ.get("MAAS_STATE_DIR", state)),
-        cache=Path(os.environ.get("MAAS_CACHE_DIR", cache)),
+        state=_resolved(os.environ.get("MAAS_STATE_DIR", state)),
+        cache=_resolved(os.environ.get("MAAS_CACHE_DIR", cache)),
     )
+
+
+def _resolved(path: str | Path) -> Path:
+    """As the kernel names it in its table of mounts; a relative one stays, to be refused."""
+    return Path(path).resolve() if Path(path).is_absolute() else Path(path)
 
 
 class Platform(Protocol):
@@ -56,11 +61,10 @@ class Platform(Protocol):
     def environment(self) -> Mapping[str, str]:
         """What a Kubernetes client needs in its environment."""
 
-    def up(self, progress: Progress) -> None: ...
+    def up(self, progress: Progress, ports: Collection[int]) -> None:
+        """Make it ready; `ports` are those that will be published."""
 
     def is_up(self) -> bool: ...
-
-    def require_free_ports(self, ports: Iterable[int]) -> None: ...
 
     def publish_ports(self, ports: Iterable[int]) -> None: ...
 
@@ -75,20 +79,23 @@ class BuiltIn:
         self.layout = layout
         self.registry = lifecycle.registry(layout)
         self.model_store = layout.model_store.as_uri()
+        # A proxy is for the package registries: the node is on this machine.
+        for name in ("no_proxy", "NO_PROXY"):
+            os.environ[name] = ",".join(
+                filter(None, (os.environ.get(name), "127.0.0.1", layout.node_address))
+            )
 
     def environment(self) -> Mapping[str, str]:
         return kubernetes.environment(self.layout)
 
-    def up(self, progress: Progress) -> None:
+    def up(self, progress: Progress, ports: Collection[int]) -> None:
         lifecycle.check(self.layout)
         packages.ensure()
+        lifecycle.require_free_ports(self.layout, ports)
         lifecycle.up(self.layout, progress)
 
     def is_up(self) -> bool:
         return lifecycle.is_up(self.layout)
-
-    def require_free_ports(self, ports: Iterable[int]) -> None:
-        lifecycle.require_free_ports(self.layout, ports)
 
     def publish_ports(self, ports: Iterable[int]) -> None:
         lifecycle.publish_ports(self.layout, ports)
@@ -110,14 +117,11 @@ class Existing:
     def environment(self) -> Mapping[str, str]:
         return {}
 
-    def up(self, progress: Progress) -> None:
+    def up(self, progress: Progress, ports: Collection[int]) -> None:
         """It is the user's: nothing is started."""
 
     def is_up(self) -> bool:
         return True
-
-    def require_free_ports(self, ports: Iterable[int]) -> None:
-        """They are its nodes', not this machine's."""
 
     def publish_ports(self, ports: Iterable[int]) -> None:
         """Its NodePorts are reached at `endpoint_host` as they are."""

@@ -144,9 +144,13 @@ def _go_run(command: list[str], environment: dict[str, str], saw: Callable[[str]
         command, cwd=SOURCE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
-        for line in process.stderr:
-            tail.append(line)
-            saw(line.strip())
+        try:
+            for line in process.stderr:
+                tail.append(line)
+                saw(line.strip())
+        except BaseException:
+            process.terminate()  # else the compiler would go on beside the next build
+            raise
     if process.returncode != 0:
         raise MachineError(f"{' '.join(command[:2])} failed, its last words:\n{''.join(tail).strip()}")
 

@@ -5,6 +5,7 @@ On cgroup v1 the group exists in every mounted hierarchy, on v2 once; both are h
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -66,11 +67,10 @@ def members(layout: Layout) -> set[int]:
     """Ids of all processes in the group, those in its pods included."""
     pids: set[int] = set()
     for hierarchy in _hierarchies():
-        for procs in (hierarchy / layout.cgroup).rglob("cgroup.procs"):
-            try:
-                pids.update(int(pid) for pid in procs.read_text().split())
-            except OSError:  # the group went away while we looked
-                continue
+        # Groups go away while we look: os.walk passes over them.
+        for directory, _, _ in os.walk(hierarchy / layout.cgroup):
+            with contextlib.suppress(OSError):
+                pids.update(int(pid) for pid in Path(directory, "cgroup.procs").read_text().split())
     return pids
 
 

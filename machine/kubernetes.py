@@ -40,7 +40,7 @@ def configure(layout: Layout, binaries: Path) -> None:
             path.write_text(text)
     kubeadm = [str(binaries / "kubeadm")]
     config = ["--config", str(layout.configuration / "kubeadm.yaml")]
-    if not (layout.pki / "front-proxy-client.crt").exists():
+    if not (layout.pki / "sa.pub").exists():  # the last that kubeadm makes
         _run([*kubeadm, "init", "phase", "certs", "all", *config])
     if not (layout.configuration / "scheduler.conf").exists():
         target = ["--kubeconfig-dir", str(layout.configuration)]
@@ -137,7 +137,7 @@ def remember_sysctls(layout: Layout) -> None:
     saved = layout.state / "sysctls.json"
     if not saved.exists():
         values = {name: Path("/proc/sys", name).read_text().strip() for name in _KUBELET_SYSCTLS}
-        saved.write_text(json.dumps(values))
+        _write_secret(saved, json.dumps(values))
 
 
 def restore_sysctls(layout: Layout) -> None:

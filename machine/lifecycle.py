@@ -15,6 +15,7 @@ from machine import build, cgroups, kubernetes, network, packages, processes
 from machine.errors import MachineError
 from machine.images import ImageBuilder, Registry
 from machine.layout import LONGEST_STATE_DIRECTORY, REGISTRY_NAME, Layout
+from machine.locks import turn
 from machine.processes import Process
 from machine.progress import Progress
 
@@ -179,6 +180,9 @@ def down(layout: Layout, progress: Progress) -> None:
         _stop_processes(layout)
     with progress.step("remove what is left"):
         _unmount_below(layout.state, layout.containerd_root)
+        if layout.image_storage.exists():
+            with turn(layout.image_storage.parent):  # an interrupted image build leaves a mount
+                _unmount_below(layout.image_storage)
         cgroups.remove(layout)
         network.remove(layout)
         kubernetes.restore_sysctls(layout)
@@ -189,7 +193,13 @@ def down(layout: Layout, progress: Progress) -> None:
 
 
 def purge(layout: Layout) -> None:
-    """Remove caches and published models as well; the platform must be down."""
+    """Remove caches and published models as well; the platform must be down.
+
+    Raises MachineError when another platform lives on the same caches.
+    """
+    users = [directory.name for directory in layout.containerd_root.parent.glob("*")]
+    if others := [f"maas-{user}" for user in users if Path("/run/netns", f"maas-{user}").exists()]:
+        raise MachineError(f"caches {layout.cache}: in use by {', '.join(others)}; take them down first")
     for directory in (layout.model_store, layout.cache):
         if directory.exists():
             shutil.rmtree(directory)
@@ -215,7 +225,10 @@ def _remove_containers(layout: Layout) -> None:
     ctr = ["ctr", f"--address={layout.containerd_socket}", "--namespace=k8s.io"]
 
     def run(*arguments: str) -> list[str]:
-        done = subprocess.run([*ctr, *arguments], capture_output=True, text=True, check=False, timeout=60)
+        try:
+            done = subprocess.run([*ctr, *arguments], capture_output=True, text=True, check=False, timeout=20)
+        except subprocess.TimeoutExpired:  # containerd hangs: it is killed next, with all that it runs
+            return []
         return done.stdout.split()
 
     if tasks := run("tasks", "list", "--quiet"):
@@ -245,8 +258,9 @@ def _unmount_below(*roots: Path) -> None:
 
 
 def _mounts_below(roots: Collection[Path]) -> list[Path]:
-    targets = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    paths = [Path(target.encode().decode("unicode_escape")) for target in targets]
+    # Octal escapes stand for bytes, and paths need not be text.
+    fields = [line.split(b" ")[1] for line in Path("/proc/self/mounts").read_bytes().splitlines()]
+    paths = [Path(os.fsdecode(field.decode("unicode_escape").encode("latin-1"))) for field in fields]
     return [path for path in paths if any(path.is_relative_to(root) for root in roots)]
 
 

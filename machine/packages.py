@@ -30,7 +30,8 @@ class Package:
 
     @property
     def installed(self) -> bool:
-        return Path(self.provides).exists()
+        # Elsewhere on PATH will do: Docker's own packages bring a runc that conflicts with Debian's.
+        return Path(self.provides).exists() or shutil.which(Path(self.provides).name) is not None
 
 
 # Of the Python that runs this; Debian splits it off.
@@ -55,6 +56,7 @@ PACKAGES = (
         service="containerd.service",
     ),
     Package(name="containernetworking-plugins", provides="/usr/lib/cni/ptp", reason="connects pods"),
+    Package(name="curl", provides="/usr/bin/curl", reason="the line that `up` ends with"),
     Package(
         name="docker-registry",
         provides="/usr/bin/docker-registry",
@@ -121,7 +123,13 @@ def install(packages: Sequence[Package]) -> None:
         try:
             policy.write_text("#!/bin/sh\nexit 101\n")
             policy.chmod(0o755)
-            _apt("install", "--yes", "--no-install-recommends", *(package.name for package in packages))
+            _apt(
+                "install",
+                "--yes",
+                "--no-remove",
+                "--no-install-recommends",
+                *(package.name for package in packages),
+            )
         finally:
             policy.unlink(missing_ok=True)
             if kept.exists():

@@ -88,22 +88,34 @@ def start(layout: Layout, process: Process) -> bool:
     log_path = log_file(layout, process.name)
     if log_path.exists():
         log_path.replace(log_path.with_suffix(".log.1"))  # why the last one ended
+
+    def enter() -> None:
+        """Before exec: no child can escape the group, and no running process goes unrecorded."""
+        cgroups.join(layout)
+        pid = os.getpid()
+        record = {"pid": pid, "identity": _identity(pid), "command": command}
+        partial = layout.run / f"{process.name}.pid.partial"
+        partial.write_text(json.dumps(record))
+        partial.replace(_pid_file(layout, process.name))
+
     with log_path.open("wb") as log:
-        started = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-            env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "HOME": "/root"}
-            | dict(process.environment),
-            start_new_session=True,
-            # Joining before exec leaves no moment in which a child could escape the group.
-            preexec_fn=lambda: cgroups.join(layout),
-        )
+        try:
+            started = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "HOME": "/root"}
+                | dict(process.environment),
+                start_new_session=True,
+                preexec_fn=enter,
+            )
+        except subprocess.SubprocessError as error:
+            raise MachineError(
+                f"{process.name}: could not join control group {layout.cgroup}: {error}"
+            ) from None
     started.returncode = 0  # it outlives this command: nobody waits for it here
-    record = {"pid": started.pid, "identity": _identity(started.pid), "command": command}
-    _pid_file(layout, process.name).write_text(json.dumps(record))
     return True
 
 
