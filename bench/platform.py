@@ -81,7 +81,7 @@ def measure(directory: Path, *, first: bool) -> dict[str, dict[str, object]]:
         seconds["first up"] = {
             "value": round(run("up", extra=cold)),
             "machine": _machine(),
-            "note": "fresh clone, no caches; distribution packages were installed",
+            "note": "fresh clone, no caches; the distribution packages were there already",
         }
         run("down", "--purge", extra=cold)
     run("down")
