@@ -211,8 +211,8 @@ def _stop_processes(layout: Layout) -> None:
     """End everything, at once: nothing of it is to be used again, so nothing needs to be put in order."""
     # The kubelet first, so that nobody starts a container again.
     processes.stop(layout, "kubelet", timeout_seconds=1)
-    _remove_containers(layout)
     sockets = _shim_sockets(layout)
+    _remove_containers(layout)
     cgroups.kill_members(layout, timeout_seconds=10)
     for socket in sockets:
         socket.unlink(missing_ok=True)

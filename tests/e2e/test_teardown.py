@@ -70,6 +70,9 @@ def test_down_leaves_nothing_of_the_platform_behind(platform: Checkout) -> None:
     assert httpx.get(f"http://127.0.0.1:{IRIS_PORT}/v2/health/ready", trust_env=False).status_code == 200
     pods = cgroups.members(layout)
     assert pods, "nothing runs, so nothing would be proven"
+    addresses = (STATE / "run" / "containerd").glob("io.containerd.runtime.v2.task/*/*/address")
+    sockets = {Path(address.read_text().removeprefix("unix://")).name for address in addresses}
+    assert sockets
 
     printed = platform.maas("down")
 
@@ -90,6 +93,7 @@ def test_down_leaves_nothing_of_the_platform_behind(platform: Checkout) -> None:
     listening = subprocess.run(["ss", "-Hltn"], capture_output=True, text=True, check=True).stdout
     assert f":{IRIS_PORT} " not in listening
     assert {path.name for path in STATE.iterdir()} == {"store"}
+    assert {path.name for path in Path("/run/containerd/s").glob("*")} & sockets == set()
     links = Path("/var/log/containers").glob("*.log")
     assert [link for link in links if link.readlink().is_relative_to(STATE)] == []
 
