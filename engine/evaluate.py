@@ -59,8 +59,9 @@ class Child:
         """Runs the program to its end; its exit status and everything it printed."""
         if stdin := self._process.stdin:
             with suppress(BrokenPipeError):  # it ended early, and its output says why
+                # Left open: when this process is killed it closes, and that ends the child.
                 stdin.write(json.dumps(options).encode() + b"\n")
-                stdin.close()
+                stdin.flush()
         status = self._process.wait()
         self._output.seek(0)
         return status, self._output.read().decode(errors="replace").strip()

@@ -14,6 +14,7 @@ import logging
 import os
 import runpy
 import sys
+import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,7 @@ def main() -> int:
     line = sys.stdin.readline()
     if not line:
         return 1  # the parent ended before it had work for this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     options = json.loads(line)
     directory = Path.cwd()
     sys.path.insert(0, str(directory))
@@ -58,6 +60,14 @@ def main() -> int:
     finally:
         executor.shutdown(wait=True)
     return 0
+
+
+def _end_with_parent() -> None:
+    """Its end closes stdin. The SDK alone would wait for ever for an engine that is gone."""
+    os.read(
+        sys.stdin.fileno(), 1
+    )  # not sys.stdin.read: that holds a lock which the interpreter needs at its end
+    os._exit(1)
 
 
 def describe(error: Exception, directory: Path) -> str:
