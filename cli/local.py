@@ -258,7 +258,7 @@ def down(chosen: Chosen, *, purge: bool, console: Console) -> None:
     display = chosen.display(console)
     built_in = isinstance(chosen.platform, platforms.BuiltIn)
     if not chosen.directory.exists():
-        chosen.file  # noqa: B018 - nothing is remembered of it, so its name must be that of a stack
+        StackFile(STACKS, chosen.stack)  # nothing is remembered of it: refuses a name that is no stack's
     with chosen.exclusive():
         brought_up_by = recorded_engine(
             chosen.directory / "engine", project=config.PROJECT, stack=chosen.stack
